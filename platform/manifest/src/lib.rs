@@ -1,0 +1,20 @@
+//! `holm.toml`: its schema, its checks, and errors that point into the file.
+//!
+//! This crate owns what a manifest may say and the names an app is made of. It does no input or output: a caller hands
+//! it the text and gets a [`Manifest`] or a [`ManifestError`] with line, column and caret.
+
+#![forbid(unsafe_code)]
+
+mod diagnostic;
+mod model;
+mod name;
+mod parse;
+mod section;
+mod unit;
+mod write;
+
+pub use diagnostic::{Diagnostic, ManifestError, Place};
+pub use model::{Environment, HealthCheck, HealthProbe, Manifest, Memory, Process, Route, RouteMatch, StopPolicy};
+pub use name::{AppName, EnvName, NameError, ProcessName};
+pub use parse::{MAX_FILE, check_route};
+pub use unit::{format_duration_ms, parse_duration_ms};

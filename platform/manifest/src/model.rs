@@ -1,0 +1,207 @@
+//! The manifest as data, after parsing and checking: every default filled in, every unit explicit.
+//!
+//! The serialised form is stored in releases and hashed, so maps are ordered and fields are never renamed.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::name::{AppName, EnvName, ProcessName};
+
+/// A checked `holm.toml`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// The app's name.
+    pub app: AppName,
+    /// The image to deploy when the command line names none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+    /// The process types; at least one.
+    pub processes: BTreeMap<ProcessName, Process>,
+    /// Routes of every environment that has none of its own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub routes: Vec<Route>,
+    /// Plain configuration, given to every process as environment variables. Never for secrets.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub config: BTreeMap<String, String>,
+    /// What differs in a named environment.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub environments: BTreeMap<EnvName, Environment>,
+}
+
+impl Manifest {
+    /// The routes of `env`: its own when it lists any, else those of the whole manifest.
+    #[must_use]
+    pub fn routes_in(&self, env: &EnvName) -> &[Route] {
+        self.environments.get(env).and_then(|e| e.routes.as_deref()).unwrap_or(&self.routes)
+    }
+
+    /// The plain configuration of `env`: the manifest's, overlaid by the environment's.
+    #[must_use]
+    pub fn config_in(&self, env: &EnvName) -> BTreeMap<String, String> {
+        let mut config = self.config.clone();
+        if let Some(environment) = self.environments.get(env) {
+            config.extend(environment.config.clone());
+        }
+        config
+    }
+
+    /// The instances of `process` that `env` asks for; 0 when the process type does not exist.
+    #[must_use]
+    pub fn instances_in(&self, env: &EnvName, process: &ProcessName) -> u32 {
+        let own = self.environments.get(env).and_then(|e| e.instances.get(process).copied());
+        own.or_else(|| self.processes.get(process).map(|p| p.instances)).unwrap_or(0)
+    }
+}
+
+/// What differs in one environment of an app.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Environment {
+    /// Configuration laid over the manifest's.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub config: BTreeMap<String, String>,
+    /// Routes instead of the manifest's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub routes: Option<Vec<Route>>,
+    /// Instance counts instead of the process types' own.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub instances: BTreeMap<ProcessName, u32>,
+}
+
+/// One process type: how a microVM of it is made and judged.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Process {
+    /// Replaces the image's `Cmd` (its `Entrypoint` stays), as in `docker run IMAGE COMMAND`. `None`: the image's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub command: Option<Vec<String>>,
+    /// Soft share of the host's processors, in thousandths of one processor: 50 to 64,000.
+    pub cpu_millis: u32,
+    /// Hard cap of the app's memory inside its microVM.
+    pub memory: Memory,
+    /// How many instances run: 0 to 100.
+    pub instances: u32,
+    /// The health check. `None`: an instance counts as healthy when it has stayed up for a short while.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<HealthCheck>,
+    /// How an instance is asked to end.
+    pub stop: StopPolicy,
+}
+
+/// An amount of memory in bytes; a whole number of MiB, 16 MiB to 1 TiB.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Memory(u64);
+
+impl Memory {
+    /// An amount of `mib` MiB.
+    #[must_use]
+    pub const fn from_mib(mib: u64) -> Self {
+        Self(mib << 20)
+    }
+
+    /// The amount in bytes.
+    #[must_use]
+    pub const fn bytes(self) -> u64 {
+        self.0
+    }
+
+    /// The amount in MiB.
+    #[must_use]
+    pub const fn mib(self) -> u64 {
+        self.0 >> 20
+    }
+}
+
+impl fmt::Display for Memory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} MiB", self.mib())
+    }
+}
+
+/// How Holm finds out whether an instance can serve.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HealthCheck {
+    /// What is tried.
+    pub probe: HealthProbe,
+    /// Time between two tries, in milliseconds: 100 to 3,600,000.
+    pub interval_ms: u64,
+    /// Longest time for one try, in milliseconds: 100 to 600,000.
+    pub timeout_ms: u64,
+    /// Time an instance has to become healthy for the first time, in milliseconds: 1,000 to 3,600,000.
+    pub startup_ms: u64,
+    /// Failed tries in a row that make a healthy instance unhealthy: 1 to 100.
+    pub failures: u32,
+}
+
+/// One kind of health check. It runs inside the guest, so it needs no port that is open to the outside.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HealthProbe {
+    /// A TCP connection to this port succeeds.
+    Tcp {
+        /// The port inside the guest.
+        port: u16,
+    },
+    /// `GET path` on this port answers with a status of 200 to 399.
+    Http {
+        /// The port inside the guest.
+        port: u16,
+        /// The path, starting with `/`.
+        path: String,
+    },
+    /// This command exits with status 0.
+    Exec {
+        /// The program and its arguments.
+        command: Vec<String>,
+    },
+}
+
+/// How an instance is asked to end.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StopPolicy {
+    /// The signal's name, such as `SIGTERM`. `None`: the image's `StopSignal`, else `SIGTERM`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signal: Option<String>,
+    /// Time between the signal and the kill, in milliseconds: 0 to 3,600,000.
+    pub grace_ms: u64,
+    /// Longest time in which open connections may end by themselves before the signal, in milliseconds: 0 to 3,600,000.
+    pub drain_ms: u64,
+}
+
+impl Default for StopPolicy {
+    fn default() -> Self {
+        Self { signal: None, grace_ms: 10_000, drain_ms: 30_000 }
+    }
+}
+
+/// Leads connections from the ingress to the instances of a process type.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Route {
+    /// What the ingress looks at.
+    #[serde(rename = "match")]
+    pub on: RouteMatch,
+    /// The process type that serves.
+    pub process: ProcessName,
+    /// The port inside the guest: 1 to 65,535.
+    pub port: u16,
+}
+
+/// What selects a route at the ingress.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RouteMatch {
+    /// Every connection to this port of the host: 1 to 65,535.
+    TcpPort(u16),
+    /// TLS connections to the shared SNI port that name this host (lower case, no trailing dot).
+    Sni(String),
+}
+
+impl fmt::Display for RouteMatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TcpPort(port) => write!(f, "tcp:{port}"),
+            Self::Sni(host) => write!(f, "sni:{host}"),
+        }
+    }
+}

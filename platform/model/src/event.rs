@@ -1,0 +1,250 @@
+//! The events of the log. What is recorded is never changed: a new meaning gets a new event.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use holm_manifest::{Manifest, ProcessName, Route, RouteMatch};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::id::{AppKey, DeploymentNumber, Digest, InstanceName, ReleaseNumber, Seq};
+use crate::report::{End, Phase};
+
+/// An event with its place in the log.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Recorded {
+    /// Position in the whole log, from 1, without gaps.
+    pub seq: Seq,
+    /// When it was recorded.
+    pub at: Timestamp,
+    /// Who caused it: `user:anna`, `planner`, `host`.
+    pub actor: String,
+    /// The event that led to this one, if one did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cause: Option<Seq>,
+    /// What happened.
+    #[serde(flatten)]
+    pub event: Event,
+}
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", content = "body", rename_all = "snake_case")]
+pub enum Event {
+    /// Somebody asked for a deployment of an image; it is looked up and fetched next.
+    DeployRequested {
+        /// The app and environment.
+        app: AppKey,
+        /// The new deployment.
+        deployment: DeploymentNumber,
+        /// The image as it was named.
+        image: String,
+        /// The manifest of the release to be.
+        manifest: Box<Manifest>,
+    },
+    /// The image is on the host under its digest, and the deployment has its release: a new one, or one that exists
+    /// with the same digest and manifest.
+    ReleaseReady {
+        /// The app and environment.
+        app: AppKey,
+        /// The deployment it belongs to.
+        deployment: DeploymentNumber,
+        /// The release.
+        release: ReleaseNumber,
+        /// The image's digest.
+        digest: Digest,
+        /// The image's name with its digest, from which any host can fetch it.
+        reference: String,
+    },
+    /// Somebody asked to go back to an earlier release.
+    RollbackRequested {
+        /// The app and environment.
+        app: AppKey,
+        /// The new deployment.
+        deployment: DeploymentNumber,
+        /// The release to go back to.
+        release: ReleaseNumber,
+    },
+    /// Somebody asked for new instances of the same release.
+    RestartRequested {
+        /// The app and environment.
+        app: AppKey,
+        /// The new deployment.
+        deployment: DeploymentNumber,
+    },
+    /// Every instance of the deployment is healthy and the old ones are on their way out.
+    DeploymentSucceeded {
+        /// The app and environment.
+        app: AppKey,
+        /// The deployment.
+        deployment: DeploymentNumber,
+    },
+    /// The deployment failed; what served before goes on.
+    DeploymentFailed {
+        /// The app and environment.
+        app: AppKey,
+        /// The deployment.
+        deployment: DeploymentNumber,
+        /// Why, in one line.
+        why: String,
+        /// The last lines of the instance that failed.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        last_log: Vec<String>,
+    },
+    /// Somebody set how many instances of a process type run.
+    Scaled {
+        /// The app and environment.
+        app: AppKey,
+        /// The process type.
+        process: ProcessName,
+        /// The count; `None`: what the manifest says.
+        instances: Option<u32>,
+    },
+    /// Somebody stopped the app: no instance runs until it is started.
+    AppStopped {
+        /// The app and environment.
+        app: AppKey,
+    },
+    /// Somebody started a stopped app.
+    AppStarted {
+        /// The app and environment.
+        app: AppKey,
+    },
+    /// Somebody added a route beside those of the manifest.
+    RouteAdded {
+        /// The app and environment.
+        app: AppKey,
+        /// The route.
+        route: Route,
+    },
+    /// Somebody removed a route that had been added.
+    RouteRemoved {
+        /// The app and environment.
+        app: AppKey,
+        /// What the route matched.
+        on: RouteMatch,
+    },
+    /// Somebody destroyed the app in this environment: its routes go at once, its instances are stopped.
+    AppDestroyed {
+        /// The app and environment.
+        app: AppKey,
+    },
+    /// The last instance of a destroyed app has ended: nothing of the app is remembered but this log.
+    AppForgotten {
+        /// The app and environment.
+        app: AppKey,
+    },
+    /// The planner decided on a new instance.
+    InstancePlaced {
+        /// The instance.
+        instance: InstanceName,
+        /// The release it runs.
+        release: ReleaseNumber,
+        /// How many restarts of the app had been asked for.
+        epoch: u64,
+        /// Why it is there, for people.
+        why: String,
+    },
+    /// The planner decided that an instance should go.
+    InstanceRetired {
+        /// The instance.
+        instance: InstanceName,
+        /// Why it should go, for people.
+        why: String,
+    },
+    /// A host saw an instance reach another phase (never [`Phase::Ended`]) or other endpoints.
+    InstanceObserved {
+        /// The instance.
+        instance: InstanceName,
+        /// The phase.
+        phase: Phase,
+        /// What is going on, for people.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        detail: Option<String>,
+        /// Where the host reaches the ports of the guest.
+        #[serde(
+            default,
+            skip_serializing_if = "BTreeMap::is_empty",
+            deserialize_with = "crate::endpoints::deserialize"
+        )]
+        endpoints: BTreeMap<u16, SocketAddr>,
+    },
+    /// A host saw an instance end.
+    InstanceEnded {
+        /// The instance.
+        instance: InstanceName,
+        /// How.
+        end: End,
+    },
+    /// The planner decided that an ended instance need not be remembered any longer.
+    InstanceForgotten {
+        /// The instance.
+        instance: InstanceName,
+    },
+    /// Holm started on a host.
+    HostStarted {
+        /// Holm's version.
+        version: String,
+        /// `kvm` or `tcg`.
+        acceleration: String,
+        /// What the choice rests on, for people.
+        why: String,
+        /// `privileged` (taps and routed IPv6) or `user` (QEMU's user network).
+        network: String,
+    },
+    /// Holm stopped on a host, in good order.
+    HostStopped {
+        /// Whether the microVMs were left running.
+        instances_kept: bool,
+    },
+}
+
+impl Event {
+    /// The stream the event belongs to: versions are counted within it.
+    #[must_use]
+    pub fn stream(&self) -> String {
+        match self.app() {
+            Some(app) => format!("app/{app}"),
+            None => "host".to_owned(),
+        }
+    }
+
+    /// The app and environment the event is about, if it is about one.
+    #[must_use]
+    pub fn app(&self) -> Option<&AppKey> {
+        match self {
+            Self::DeployRequested { app, .. }
+            | Self::ReleaseReady { app, .. }
+            | Self::RollbackRequested { app, .. }
+            | Self::RestartRequested { app, .. }
+            | Self::DeploymentSucceeded { app, .. }
+            | Self::DeploymentFailed { app, .. }
+            | Self::Scaled { app, .. }
+            | Self::AppStopped { app }
+            | Self::AppStarted { app }
+            | Self::RouteAdded { app, .. }
+            | Self::RouteRemoved { app, .. }
+            | Self::AppDestroyed { app }
+            | Self::AppForgotten { app } => Some(app),
+            Self::InstancePlaced { instance, .. }
+            | Self::InstanceRetired { instance, .. }
+            | Self::InstanceObserved { instance, .. }
+            | Self::InstanceEnded { instance, .. }
+            | Self::InstanceForgotten { instance } => Some(&instance.app),
+            Self::HostStarted { .. } | Self::HostStopped { .. } => None,
+        }
+    }
+
+    /// The instance the event is about, if it is about one.
+    #[must_use]
+    pub const fn instance(&self) -> Option<&InstanceName> {
+        match self {
+            Self::InstancePlaced { instance, .. }
+            | Self::InstanceRetired { instance, .. }
+            | Self::InstanceObserved { instance, .. }
+            | Self::InstanceEnded { instance, .. }
+            | Self::InstanceForgotten { instance } => Some(instance),
+            _ => None,
+        }
+    }
+}
