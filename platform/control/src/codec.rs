@@ -1,0 +1,212 @@
+//! Events as rows: a type, a schema number, a body. Every schema that was ever written stays readable.
+
+use holm_model::event::Event;
+use serde_json::Value;
+
+/// The schema in which events are written. A change to an event's shape raises its number here and adds a step to
+/// [`upgrade`]; the golden file in `tests/` shows when a shape changes by accident.
+pub(crate) const fn schema_of(_kind: &str) -> u32 {
+    1
+}
+
+/// An event as its row has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Encoded {
+    pub(crate) kind: String,
+    pub(crate) schema: u32,
+    pub(crate) body: String,
+}
+
+/// An event that this version of Holm cannot read.
+#[derive(Debug, thiserror::Error)]
+pub enum DecodeError {
+    /// A newer version wrote it.
+    #[error("event type `{kind}` has schema {schema}, and this version of Holm knows up to {known}")]
+    NewerSchema {
+        /// Its type.
+        kind: String,
+        /// Its schema.
+        schema: u32,
+        /// The newest schema known.
+        known: u32,
+    },
+    /// The type or the body is not one that was ever written.
+    #[error("event type `{kind}` cannot be read")]
+    Malformed {
+        /// Its type.
+        kind: String,
+        /// What is wrong.
+        source: serde_json::Error,
+    },
+}
+
+pub(crate) fn encode(event: &Event) -> Encoded {
+    let tagged = serde_json::to_value(event).expect("an event has only text keys and finite numbers");
+    let Value::Object(mut tagged) = tagged else { unreachable!("an event is tagged with its type and body") };
+    let Some(Value::String(kind)) = tagged.remove("type") else { unreachable!("an event is tagged with its type") };
+    let body = tagged.remove("body").unwrap_or_default().to_string();
+    Encoded { schema: schema_of(&kind), kind, body }
+}
+
+/// Reads a row of any schema up to today's.
+pub(crate) fn decode(kind: &str, schema: u32, body: &str) -> Result<Event, DecodeError> {
+    let malformed = |source| DecodeError::Malformed { kind: kind.to_owned(), source };
+    let known = schema_of(kind);
+    if schema == 0 || schema > known {
+        return Err(DecodeError::NewerSchema { kind: kind.to_owned(), schema, known });
+    }
+    // Every event is in its first schema; the first change of one brings its older bodies to today's here.
+    let body: Value = serde_json::from_str(body).map_err(malformed)?;
+    let tagged = serde_json::json!({ "type": kind, "body": body });
+    serde_json::from_value(tagged).map_err(malformed)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use holm_manifest::{Manifest, Memory, Process, Route, RouteMatch, StopPolicy};
+    use holm_model::event::Recorded;
+    use holm_model::id::{DeploymentNumber, Digest, ReleaseNumber, Seq};
+    use holm_model::report::{End, EndCause, Phase};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Events as they were ever written: one line each, `type schema body`. Lines are added and never changed.
+    const GOLDEN: &str = include_str!("../golden/events.txt");
+
+    /// One of each type, in order. A new type has to be added here, since `position` has to name it.
+    fn samples() -> Vec<Event> {
+        let app: holm_model::id::AppKey = "hello/staging".parse().unwrap();
+        let instance: holm_model::id::InstanceName = "hello.staging.web.7".parse().unwrap();
+        let process = "web".parse::<holm_manifest::ProcessName>().unwrap();
+        let (deployment, release) = (DeploymentNumber(3), ReleaseNumber(2));
+        let route = Route { on: RouteMatch::Sni("hello.example".to_owned()), process: process.clone(), port: 8443 };
+        let web = Process {
+            command: Some(vec!["serve".to_owned()]),
+            cpu_millis: 500,
+            memory: Memory::from_mib(128),
+            instances: 2,
+            health: None,
+            stop: StopPolicy::default(),
+        };
+        let manifest = Box::new(Manifest {
+            app: app.app.clone(),
+            image: Some("registry.example/hello:1".to_owned()),
+            processes: BTreeMap::from([(process.clone(), web)]),
+            routes: vec![route.clone()],
+            config: BTreeMap::from([("LEVEL".to_owned(), "info".to_owned())]),
+            environments: BTreeMap::new(),
+        });
+        let digest = Digest::of(b"image");
+        let reference = format!("registry.example/hello@{digest}");
+        let end = End {
+            cause: EndCause::Exited { code: 3 },
+            at: "2026-01-01T00:00:00.5Z".parse().unwrap(),
+            last_log: vec!["boom".to_owned()],
+        };
+        let why = "a reason".to_owned();
+        vec![
+            Event::DeployRequested { app: app.clone(), deployment, image: "hello:1".to_owned(), manifest },
+            Event::ReleaseReady { app: app.clone(), deployment, release, digest, reference },
+            Event::RollbackRequested { app: app.clone(), deployment, release },
+            Event::RestartRequested { app: app.clone(), deployment },
+            Event::DeploymentSucceeded { app: app.clone(), deployment },
+            Event::DeploymentFailed { app: app.clone(), deployment, why: why.clone(), last_log: vec!["x".to_owned()] },
+            Event::Scaled { app: app.clone(), process, instances: Some(3) },
+            Event::AppStopped { app: app.clone() },
+            Event::AppStarted { app: app.clone() },
+            Event::RouteAdded { app: app.clone(), route },
+            Event::RouteRemoved { app: app.clone(), on: RouteMatch::TcpPort(5432) },
+            Event::AppDestroyed { app: app.clone() },
+            Event::AppForgotten { app },
+            Event::InstancePlaced { instance: instance.clone(), release, epoch: 1, why: why.clone() },
+            Event::InstanceRetired { instance: instance.clone(), why: why.clone() },
+            Event::InstanceObserved {
+                instance: instance.clone(),
+                phase: Phase::Healthy,
+                detail: Some("fine".to_owned()),
+                endpoints: BTreeMap::from([(8443, "[fd00::1]:8443".parse().unwrap())]),
+            },
+            Event::InstanceEnded { instance: instance.clone(), end },
+            Event::InstanceForgotten { instance },
+            Event::HostStarted {
+                version: "0.1.0".to_owned(),
+                acceleration: "tcg".to_owned(),
+                why,
+                network: "user".to_owned(),
+            },
+            Event::HostStopped { instances_kept: true },
+        ]
+    }
+
+    const fn position(event: &Event) -> usize {
+        match event {
+            Event::DeployRequested { .. } => 0,
+            Event::ReleaseReady { .. } => 1,
+            Event::RollbackRequested { .. } => 2,
+            Event::RestartRequested { .. } => 3,
+            Event::DeploymentSucceeded { .. } => 4,
+            Event::DeploymentFailed { .. } => 5,
+            Event::Scaled { .. } => 6,
+            Event::AppStopped { .. } => 7,
+            Event::AppStarted { .. } => 8,
+            Event::RouteAdded { .. } => 9,
+            Event::RouteRemoved { .. } => 10,
+            Event::AppDestroyed { .. } => 11,
+            Event::AppForgotten { .. } => 12,
+            Event::InstancePlaced { .. } => 13,
+            Event::InstanceRetired { .. } => 14,
+            Event::InstanceObserved { .. } => 15,
+            Event::InstanceEnded { .. } => 16,
+            Event::InstanceForgotten { .. } => 17,
+            Event::HostStarted { .. } => 18,
+            Event::HostStopped { .. } => 19,
+        }
+    }
+
+    #[test]
+    fn every_event_is_written_as_it_always_was_and_read_back() {
+        let golden: BTreeSet<&str> = GOLDEN.lines().collect();
+        let mut missing = String::new();
+        for (index, event) in samples().into_iter().enumerate() {
+            assert_eq!(position(&event), index);
+            let Encoded { kind, schema, body } = encode(&event);
+            assert_eq!(decode(&kind, schema, &body).unwrap(), event);
+            let at = "2026-01-01T00:00:00Z".parse().unwrap();
+            let recorded = Recorded { seq: Seq(1), at, actor: "user:anna".to_owned(), cause: None, event };
+            let json = serde_json::to_string(&recorded).unwrap();
+            assert_eq!(serde_json::from_str::<Recorded>(&json).unwrap(), recorded, "as the API hands it on");
+            let line = format!("{kind} {schema} {body}");
+            if !golden.contains(line.as_str()) {
+                missing += &format!("{line}\n");
+            }
+        }
+        assert!(missing.is_empty(), "the format of an event has changed: raise its schema and add\n{missing}");
+    }
+
+    #[test]
+    fn every_event_that_was_ever_written_can_be_read() {
+        for line in GOLDEN.lines() {
+            let mut parts = line.splitn(3, ' ');
+            let [kind, schema, body] = std::array::from_fn(|_| parts.next().unwrap());
+            decode(kind, schema.parse().unwrap(), body).unwrap();
+        }
+    }
+
+    #[test]
+    fn what_a_newer_version_wrote_is_refused() {
+        let Encoded { kind, schema, body } = encode(&Event::HostStopped { instances_kept: true });
+        assert!(matches!(decode(&kind, schema + 1, &body), Err(DecodeError::NewerSchema { .. })));
+        assert!(matches!(decode("invented", 1, &body), Err(DecodeError::Malformed { .. })));
+    }
+
+    proptest! {
+        #[test]
+        fn no_row_makes_the_decoder_panic(kind in ".{0,20}", schema in any::<u32>(), body in ".{0,200}") {
+            let _ = decode(&kind, schema, &body);
+            let _ = decode("deploy_requested", 1, &body);
+        }
+    }
+}

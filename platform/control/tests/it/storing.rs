@@ -1,0 +1,131 @@
+//! The state folder: what is refused, and that nothing in it is overwritten.
+
+use std::fs;
+use std::io::{Seek as _, SeekFrom, Write as _};
+use std::path::Path;
+use std::sync::Arc;
+
+use holm_control::{Control, Images, Options, StoreError};
+use rusqlite::Connection;
+
+use crate::fixture::{House, Shelf, app, deploy};
+
+async fn open(dir: &Path) -> Result<Control, StoreError> {
+    Control::open(dir, Arc::new(Shelf::default()) as Arc<dyn Images>, Options::default()).await
+}
+
+async fn refused(dir: &Path) -> StoreError {
+    let before = fs::read(dir.join("holm.db")).unwrap();
+    let error = open(dir).await.err().expect("the folder is refused");
+    assert_eq!(fs::read(dir.join("holm.db")).unwrap(), before, "nothing was overwritten");
+    error
+}
+
+/// A closed folder with some events.
+async fn folder() -> tempfile::TempDir {
+    let house = House::new().await;
+    for name in ["hello", "other", "third"] {
+        house.ask(deploy(name)).await.unwrap();
+    }
+    house.until("instances", |state| state.instances.len() == 3).await;
+    let House { dir, control, .. } = house;
+    control.close().await;
+    dir
+}
+
+#[tokio::test]
+async fn what_is_no_database_of_holm_is_refused() {
+    let other = || {
+        let dir = tempfile::tempdir().unwrap();
+        Connection::open(dir.path().join("holm.db")).unwrap().execute_batch("CREATE TABLE x (y)").unwrap();
+        dir
+    };
+    let text = tempfile::tempdir().unwrap();
+    fs::write(text.path().join("holm.db"), "this is no database, and long enough to be looked at ".repeat(100))
+        .unwrap();
+    let empty = tempfile::tempdir().unwrap();
+    fs::write(empty.path().join("holm.db"), "").unwrap();
+    for dir in [other(), text, empty] {
+        let error = refused(dir.path()).await;
+        assert!(matches!(error, StoreError::NotHolm { .. }), "{error:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_newer_schema_is_refused() {
+    let dir = folder().await;
+    let database = Connection::open(dir.path().join("holm.db")).unwrap();
+    database.execute("UPDATE meta SET value = 2 WHERE key = 'schema'", []).unwrap();
+    database.close().unwrap();
+    let error = refused(dir.path()).await;
+    assert!(matches!(error, StoreError::Newer { found: 2, known: 1, .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_damaged_page_is_found_at_the_start() {
+    let dir = folder().await;
+    let path = dir.path().join("holm.db");
+    let pages = fs::metadata(&path).unwrap().len() / 4096;
+    for page in 1..pages {
+        let sound = fs::read(&path).unwrap();
+        let mut file = fs::File::options().write(true).open(&path).unwrap();
+        file.seek(SeekFrom::Start(page * 4096)).unwrap();
+        file.write_all(&[0xa5; 4096]).unwrap();
+        let error = refused(dir.path()).await;
+        assert!(matches!(error, StoreError::Damaged { .. }), "page {page}: {error:?}");
+        fs::write(&path, sound).unwrap();
+    }
+    assert!(pages > 3);
+    open(dir.path()).await.unwrap().close().await;
+}
+
+#[tokio::test]
+async fn documents_that_lag_behind_the_log_are_found_at_the_start() {
+    let dir = folder().await;
+    let database = Connection::open(dir.path().join("holm.db")).unwrap();
+    database.execute("UPDATE meta SET value = value - 1 WHERE key = 'applied'", []).unwrap();
+    database.close().unwrap();
+    let error = refused(dir.path()).await;
+    assert!(matches!(error, StoreError::Damaged { .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn an_edited_document_is_found_by_verify() {
+    let dir = folder().await;
+    let database = Connection::open(dir.path().join("holm.db")).unwrap();
+    let edit =
+        "UPDATE documents SET body = replace(body, '\"stopped\":false', '\"stopped\":true') WHERE key = 'app hello'";
+    assert_eq!(database.execute(edit, []).unwrap(), 1);
+    database.close().unwrap();
+    let control = open(dir.path()).await.unwrap();
+    assert!(control.state().apps[&app("hello")].stopped);
+    assert!(control.verify().await.unwrap().differing.contains(&"app hello".to_owned()));
+}
+
+#[tokio::test]
+async fn the_database_itself_refuses_to_change_an_event() {
+    let dir = folder().await;
+    let database = Connection::open(dir.path().join("holm.db")).unwrap();
+    for change in ["UPDATE events SET actor = 'x'", "DELETE FROM events WHERE seq = 1"] {
+        let error = database.execute(change, []).unwrap_err();
+        assert!(error.to_string().starts_with("events are never"), "{error}");
+    }
+}
+
+#[test]
+fn only_the_store_speaks_sql_and_it_never_changes_an_event() {
+    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    for file in fs::read_dir(sources).unwrap() {
+        let path = file.unwrap().path();
+        let text = fs::read_to_string(&path).unwrap();
+        let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        for change in ["UPDATE events", "DELETE FROM events", "REPLACE INTO events", "OR REPLACE"] {
+            assert!(!words.contains(change), "{} has `{change}`", path.display());
+        }
+        if path.file_name().unwrap() != "store.rs" {
+            for sql in ["SELECT ", "INSERT ", "UPDATE ", "DELETE ", "PRAGMA "] {
+                assert!(!words.contains(sql), "{} speaks SQL", path.display());
+            }
+        }
+    }
+}

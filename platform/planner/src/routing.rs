@@ -1,0 +1,75 @@
+//! Which instances serve which route.
+
+use std::net::SocketAddr;
+
+use holm_manifest::{Route, RouteMatch};
+use holm_model::id::{AppKey, InstanceName};
+use holm_model::report::Phase;
+use holm_model::state::{Instance, State};
+
+/// One route with those who serve it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RoutingEntry {
+    /// What selects the route.
+    pub on: RouteMatch,
+    /// Whose route it is.
+    pub app: AppKey,
+    /// The instances, by name.
+    pub backends: Vec<Backend>,
+}
+
+/// An instance as one who serves a route.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Backend {
+    /// The instance.
+    pub instance: InstanceName,
+    /// Where the host reaches the route's port of the guest.
+    pub address: SocketAddr,
+    /// Whether it gets connections.
+    pub health: BackendHealth,
+}
+
+/// Whether a backend gets connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BackendHealth {
+    /// It gets new connections.
+    Healthy,
+    /// It keeps the connections it has and gets no new ones.
+    Draining,
+    /// It fails its health check: it keeps the connections it has and gets no new ones.
+    Unhealthy,
+}
+
+/// Every route in force, in the order of what selects them.
+#[must_use]
+pub fn routing(state: &State) -> Vec<RoutingEntry> {
+    let mut entries: Vec<RoutingEntry> = state
+        .apps
+        .keys()
+        .flat_map(|app| state.routes_of(app).into_values().map(move |route| entry(state, app, &route)))
+        .collect();
+    entries.sort_by(|a, b| a.on.cmp(&b.on));
+    entries
+}
+
+fn entry(state: &State, app: &AppKey, route: &Route) -> RoutingEntry {
+    let of_process = state.instances_of(app).filter(|(name, _)| name.process == route.process);
+    let backends = of_process.filter_map(|(name, instance)| {
+        let health = match (&instance.retired, instance.phase) {
+            (None, Phase::Healthy) => BackendHealth::Healthy,
+            (None, Phase::Unhealthy) => BackendHealth::Unhealthy,
+            (Some(_), Phase::Healthy | Phase::Unhealthy | Phase::Stopping) => BackendHealth::Draining,
+            _ => return None,
+        };
+        let address = *instance.endpoints.get(&port_of(state, name, instance, route))?;
+        Some(Backend { instance: name.clone(), address, health })
+    });
+    RoutingEntry { on: route.on.clone(), app: app.clone(), backends: backends.collect() }
+}
+
+/// The port of `instance` for `route`: its own release may serve the same route on another port than the current one.
+pub(crate) fn port_of(state: &State, name: &InstanceName, instance: &Instance, route: &Route) -> u16 {
+    let release = state.release(&name.app, instance.release);
+    let own = release.map(|r| r.manifest.routes_in(&name.app.env)).unwrap_or_default();
+    own.iter().find(|r| r.on == route.on && r.process == route.process).map_or(route.port, |r| r.port)
+}

@@ -1,0 +1,46 @@
+//! What the host is told: every instance that is remembered, with what should become of it.
+
+use std::collections::BTreeSet;
+
+use holm_model::id::InstanceName;
+use holm_model::state::{Instance, State};
+use holm_model::target::{HostTarget, InstanceSpec, InstanceTarget, Want};
+
+use crate::routing::port_of;
+
+/// The target of the (only) host.
+#[must_use]
+pub fn host_target(state: &State) -> HostTarget {
+    let instances = state.instances.iter().filter_map(|(name, instance)| {
+        let want = if instance.is_live() { Want::Run } else { Want::Stop };
+        let target = InstanceTarget { want, spec: spec(state, name, instance)?, ports: ports(state, name, instance) };
+        Some((name.clone(), target))
+    });
+    HostTarget { generation: state.seq, instances: instances.collect() }
+}
+
+fn spec(state: &State, name: &InstanceName, instance: &Instance) -> Option<InstanceSpec> {
+    let release = state.release(&name.app, instance.release)?;
+    let process = release.manifest.processes.get(&name.process)?;
+    Some(InstanceSpec {
+        instance: name.clone(),
+        release: instance.release,
+        image: release.digest.clone(),
+        image_reference: release.reference.clone(),
+        command: process.command.clone(),
+        config: release.manifest.config_in(&name.app.env),
+        cpu_millis: process.cpu_millis,
+        memory: process.memory,
+        health: process.health.clone(),
+        stop: process.stop.clone(),
+    })
+}
+
+/// The guest's ports that routes lead to: those in force, and those the instance's own release will bring in force.
+fn ports(state: &State, name: &InstanceName, instance: &Instance) -> BTreeSet<u16> {
+    let own = state.release(&name.app, instance.release).map(|r| r.manifest.routes_in(&name.app.env));
+    let in_force = state.routes_of(&name.app);
+    let in_force = in_force.values().map(|route| (route, port_of(state, name, instance, route)));
+    let own = own.unwrap_or_default().iter().map(|route| (route, route.port));
+    in_force.chain(own).filter(|(route, _)| route.process == name.process).map(|(_, port)| port).collect()
+}

@@ -1,0 +1,390 @@
+//! The planner against a made-up host in virtual time: what a user asks for happens, and availability is kept.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::collections::BTreeMap;
+
+use holm_manifest::{Manifest, Memory, Process, ProcessName, Route, RouteMatch, StopPolicy};
+use holm_model::event::{Event, Recorded};
+use holm_model::id::{AppKey, DeploymentNumber, Digest, InstanceName, ReleaseNumber, Seq};
+use holm_model::report::{End, EndCause, Phase};
+use holm_model::state::{DeploymentStatus, State};
+use holm_model::target::Want;
+use holm_planner::{BackendHealth, REMEMBERED, host_target, plan, routing};
+use jiff::{SignedDuration, Timestamp};
+use proptest::prelude::*;
+
+fn app() -> AppKey {
+    "hello".parse().unwrap()
+}
+
+fn web() -> ProcessName {
+    "web".parse().unwrap()
+}
+
+fn manifest(instances: u32, port: u16) -> Box<Manifest> {
+    let process = Process {
+        command: None,
+        cpu_millis: 1000,
+        memory: Memory::from_mib(64),
+        instances,
+        health: None,
+        stop: StopPolicy::default(),
+    };
+    Box::new(Manifest {
+        app: app().app,
+        image: None,
+        processes: BTreeMap::from([(web(), process)]),
+        routes: vec![Route { on: RouteMatch::TcpPort(80), process: web(), port }],
+        config: BTreeMap::new(),
+        environments: BTreeMap::new(),
+    })
+}
+
+/// The log, the state, a clock, and a host that does as it is told.
+struct World {
+    state: State,
+    now: Timestamp,
+    /// Releases whose instances die instead of becoming healthy.
+    broken: Vec<ReleaseNumber>,
+}
+
+impl World {
+    fn new() -> Self {
+        Self { state: State::default(), now: Timestamp::from_second(1_800_000_000).unwrap(), broken: Vec::new() }
+    }
+
+    fn record(&mut self, event: Event) {
+        let seq = self.state.seq.next();
+        self.now += SignedDuration::from_millis(1);
+        self.state.apply(&Recorded { seq, at: self.now, actor: "test".to_owned(), cause: None, event });
+    }
+
+    /// Records decisions until there are none left. The bound is what makes an endless planner fail the test.
+    fn decide(&mut self) -> Option<Timestamp> {
+        for _ in 0..100 {
+            let plan = plan(&self.state, self.now);
+            assert_eq!(plan.parent, self.state.seq);
+            if plan.decisions.is_empty() {
+                let ended = self.state.instances.values().filter(|i| i.end.is_some()).count();
+                assert!(ended <= REMEMBERED, "{ended} ended instances are remembered");
+                return plan.wake_at;
+            }
+            for decision in plan.decisions {
+                self.record(decision);
+                self.check_target();
+            }
+        }
+        panic!("the planner does not come to rest: {:#?}", plan(&self.state, self.now));
+    }
+
+    fn check_target(&self) {
+        for (name, instance) in &self.state.instances {
+            assert_eq!(host_target(&self.state).instances[name].want == Want::Run, instance.is_live());
+        }
+    }
+
+    fn deploy(&mut self, instances: u32) -> DeploymentNumber {
+        let deployment = self.request(instances);
+        self.release(deployment);
+        deployment
+    }
+
+    fn request(&mut self, instances: u32) -> DeploymentNumber {
+        let deployment = self.state.apps.get(&app()).map_or(DeploymentNumber(0), |a| a.last_deployment).next();
+        let manifest = manifest(instances, 8000 + u16::try_from(deployment.0).unwrap());
+        self.record(Event::DeployRequested { app: app(), deployment, image: "img".to_owned(), manifest });
+        deployment
+    }
+
+    fn release(&mut self, deployment: DeploymentNumber) -> ReleaseNumber {
+        let release = self.state.apps[&app()].last_release.next();
+        let digest = Digest::of(&release.0.to_le_bytes());
+        self.record(Event::ReleaseReady { app: app(), deployment, release, digest, reference: "img@".to_owned() });
+        release
+    }
+
+    /// The host moves every instance one phase on.
+    fn host_step(&mut self) -> bool {
+        let mut moved = false;
+        let all: Vec<(InstanceName, _)> = self.state.instances.iter().map(|(n, i)| (n.clone(), i.clone())).collect();
+        for (instance, seen) in all.into_iter().filter(|(_, i)| i.end.is_none()) {
+            if seen.retired.is_some() {
+                self.end(&instance, EndCause::Stopped);
+            } else if self.broken.contains(&seen.release) {
+                self.end(&instance, EndCause::Exited { code: 1 });
+            } else if seen.phase == Phase::Placed {
+                self.observe(&instance, Phase::Starting);
+            } else if seen.phase == Phase::Starting {
+                self.observe(&instance, Phase::Healthy);
+            } else {
+                continue;
+            }
+            moved = true;
+        }
+        moved
+    }
+
+    fn observe(&mut self, instance: &InstanceName, phase: Phase) {
+        let ports = host_target(&self.state).instances[instance].ports.clone();
+        let endpoints = ports.into_iter().map(|p| (p, ([127, 0, 0, 1], p).into())).collect();
+        self.record(Event::InstanceObserved { instance: instance.clone(), phase, detail: None, endpoints });
+    }
+
+    fn end(&mut self, instance: &InstanceName, cause: EndCause) {
+        let end = End { cause, at: self.now, last_log: vec!["oh no".to_owned()] };
+        self.record(Event::InstanceEnded { instance: instance.clone(), end });
+    }
+
+    /// Lets planner and host work until nothing moves; `floor` serving instances must never be undercut.
+    fn settle(&mut self, floor: usize) {
+        for _ in 0..200 {
+            let wake = self.decide();
+            assert!(self.serving() >= floor, "only {} of {floor} serve", self.serving());
+            let live = self.state.instances.values().filter(|i| i.is_live()).count();
+            assert!(live <= 7, "{live} live instances");
+            if !self.host_step() {
+                match wake.filter(|_| self.broken.is_empty()) {
+                    Some(wake) => self.now = self.now.max(wake),
+                    None => return,
+                }
+            }
+        }
+        panic!("no rest in sight: {:#?}", self.state.instances);
+    }
+
+    fn serving(&self) -> usize {
+        let Some(entry) = routing(&self.state).pop() else { return 0 };
+        entry.backends.iter().filter(|b| b.health == BackendHealth::Healthy).count()
+    }
+
+    fn live_releases(&self) -> Vec<ReleaseNumber> {
+        self.state.instances.values().filter(|i| i.is_live()).map(|i| i.release).collect()
+    }
+
+    fn status(&self, deployment: DeploymentNumber) -> &DeploymentStatus {
+        &self.state.deployments[&(app(), deployment)].status
+    }
+}
+
+#[test]
+fn first_deployment_brings_up_every_instance_and_then_routes() {
+    let mut world = World::new();
+    let d1 = world.deploy(3);
+    world.settle(0);
+    assert_eq!(world.status(d1), &DeploymentStatus::Succeeded);
+    assert_eq!(world.serving(), 3);
+    assert_eq!(world.state.apps[&app()].current, Some(ReleaseNumber(1)));
+}
+
+#[test]
+fn rollout_keeps_the_wanted_count_serving_and_follows_the_release_to_its_port() {
+    let mut world = World::new();
+    world.deploy(3);
+    world.settle(0);
+    let d2 = world.deploy(3);
+    world.settle(3);
+    assert_eq!(world.status(d2), &DeploymentStatus::Succeeded);
+    assert_eq!(world.live_releases(), [ReleaseNumber(2); 3]);
+    let ports: Vec<u16> = routing(&world.state)[0].backends.iter().map(|b| b.address.port()).collect();
+    assert_eq!(ports, [8002; 3]);
+}
+
+#[test]
+fn failed_rollout_names_the_cause_and_leaves_the_old_release_serving() {
+    let mut world = World::new();
+    world.deploy(2);
+    world.settle(0);
+    world.broken = vec![ReleaseNumber(2)];
+    let d2 = world.deploy(2);
+    world.settle(2);
+    let DeploymentStatus::Failed { why, last_log } = world.status(d2) else { panic!("{:?}", world.status(d2)) };
+    assert_eq!(why, "hello.web.3 exited with status 1");
+    assert_eq!(last_log, &["oh no"]);
+    assert_eq!(world.live_releases(), [ReleaseNumber(1); 2]);
+}
+
+#[test]
+fn failed_first_deployment_leaves_nothing_running() {
+    let mut world = World::new();
+    world.broken = vec![ReleaseNumber(1)];
+    let d1 = world.deploy(2);
+    world.settle(0);
+    assert!(matches!(world.status(d1), DeploymentStatus::Failed { .. }));
+    assert!(world.live_releases().is_empty());
+}
+
+#[test]
+fn rollback_and_restart_replace_without_a_gap() {
+    let mut world = World::new();
+    world.deploy(2);
+    world.settle(0);
+    world.deploy(2);
+    world.settle(2);
+    let back = DeploymentNumber(3);
+    world.record(Event::RollbackRequested { app: app(), deployment: back, release: ReleaseNumber(1) });
+    world.settle(2);
+    assert_eq!(world.live_releases(), [ReleaseNumber(1); 2]);
+    let before: Vec<_> = world.state.instances.keys().cloned().collect();
+    world.record(Event::RestartRequested { app: app(), deployment: DeploymentNumber(4) });
+    world.settle(2);
+    assert_eq!(world.live_releases(), [ReleaseNumber(1); 2]);
+    let live = world.state.instances.iter().filter(|(_, i)| i.is_live());
+    assert!(live.map(|(name, _)| name).all(|name| !before.contains(name)));
+}
+
+#[test]
+fn newer_deployment_takes_over_from_one_under_way() {
+    let mut world = World::new();
+    world.deploy(2);
+    world.settle(0);
+    let d2 = world.deploy(2);
+    world.decide();
+    let d3 = world.deploy(2);
+    world.settle(2);
+    assert_eq!(world.status(d2), &DeploymentStatus::Superseded { by: d3 });
+    assert_eq!(world.live_releases(), [ReleaseNumber(3); 2]);
+}
+
+#[test]
+fn instance_that_dies_is_replaced_after_a_growing_wait() {
+    let mut world = World::new();
+    world.deploy(1);
+    world.settle(0);
+    for expected in [1, 2, 4] {
+        let (name, _) = world.state.instances.iter().find(|(_, i)| i.is_live()).unwrap();
+        let name = name.clone();
+        world.end(&name, EndCause::Signaled { signal: 11 });
+        let died = world.state.instances[&name].end.as_ref().unwrap().at;
+        let wake = world.decide().expect("a wait before the replacement");
+        assert_eq!(wake.duration_since(died), SignedDuration::from_secs(expected));
+        world.settle(0);
+        assert_eq!(world.serving(), 1);
+    }
+}
+
+#[test]
+fn stopped_app_runs_nothing_and_starts_again() {
+    let mut world = World::new();
+    world.deploy(2);
+    world.settle(0);
+    world.record(Event::AppStopped { app: app() });
+    world.settle(0);
+    assert!(world.live_releases().is_empty());
+    world.record(Event::AppStarted { app: app() });
+    world.settle(0);
+    assert_eq!(world.serving(), 2);
+}
+
+#[test]
+fn destroyed_app_is_forgotten_when_its_last_instance_has_ended() {
+    let mut world = World::new();
+    world.deploy(2);
+    world.settle(0);
+    world.record(Event::AppDestroyed { app: app() });
+    world.decide();
+    assert!(world.state.apps.contains_key(&app()) && world.serving() == 0);
+    world.settle(0);
+    assert_eq!(world.state.documents().keys().collect::<Vec<_>>(), ["site"]);
+}
+
+/// What a user or the world may do at any moment.
+#[derive(Debug, Clone)]
+enum Act {
+    Deploy(u32),
+    DeployBroken,
+    Rollback,
+    Restart,
+    Scale(u32),
+    Stop,
+    Start,
+    Kill(usize),
+    HostStep,
+    Wait(i64),
+}
+
+fn act() -> impl Strategy<Value = Act> {
+    prop_oneof![
+        (0..4u32).prop_map(Act::Deploy),
+        Just(Act::DeployBroken),
+        Just(Act::Rollback),
+        Just(Act::Restart),
+        (0..5u32).prop_map(Act::Scale),
+        Just(Act::Stop),
+        Just(Act::Start),
+        (0..4usize).prop_map(Act::Kill),
+        Just(Act::HostStep),
+        Just(Act::HostStep),
+        (1..70i64).prop_map(Act::Wait),
+    ]
+}
+
+impl World {
+    fn act(&mut self, act: Act) {
+        let next = self.state.apps.get(&app()).map(|a| a.last_deployment.next());
+        let current = self.state.apps.get(&app()).and_then(|a| a.current);
+        match act {
+            Act::Deploy(instances) => drop(self.deploy(instances)),
+            Act::DeployBroken => {
+                let deployment = self.request(2);
+                let release = self.release(deployment);
+                self.broken.push(release);
+            }
+            Act::Rollback => {
+                if let (Some(deployment), Some(release)) = (next, current) {
+                    self.record(Event::RollbackRequested { app: app(), deployment, release });
+                }
+            }
+            Act::Restart => {
+                if let (Some(deployment), Some(_)) = (next, current) {
+                    self.record(Event::RestartRequested { app: app(), deployment });
+                }
+            }
+            Act::Scale(count) => {
+                self.record(Event::Scaled { app: app(), process: web(), instances: Some(count) });
+            }
+            Act::Stop => self.record(Event::AppStopped { app: app() }),
+            Act::Start => self.record(Event::AppStarted { app: app() }),
+            Act::Kill(nth) => {
+                let running: Vec<_> = self.state.instances.iter().filter(|(_, i)| i.end.is_none()).collect();
+                if let Some((name, _)) = running.get(nth) {
+                    let name = (*name).clone();
+                    self.end(&name, EndCause::Lost { why: "pulled the plug".to_owned() });
+                }
+            }
+            Act::HostStep => drop(self.host_step()),
+            Act::Wait(seconds) => self.now += SignedDuration::from_secs(seconds),
+        }
+    }
+}
+
+proptest! {
+    /// Whatever happened, once the world calms down the newest wish is fulfilled; and the stored documents are the state.
+    #[test]
+    fn every_history_converges(acts in prop::collection::vec(act(), 0..40)) {
+        let mut world = World::new();
+        for act in acts {
+            world.act(act);
+            world.decide();
+        }
+        if !world.state.apps.contains_key(&app()) {
+            return Ok(());
+        }
+        world.record(Event::AppStarted { app: app() });
+        world.record(Event::Scaled { app: app(), process: web(), instances: Some(2) });
+        let last = world.deploy(1);
+        let broken = std::mem::take(&mut world.broken);
+        world.settle(0);
+        prop_assert_eq!(world.status(last), &DeploymentStatus::Succeeded);
+        prop_assert_eq!(world.serving(), 2);
+        prop_assert_eq!(world.live_releases(), [world.state.apps[&app()].current.unwrap(); 2]);
+        drop(broken);
+
+        let mut loaded = State { seq: world.state.seq, ..State::default() };
+        for (key, body) in world.state.documents() {
+            loaded.load(&key, &body).unwrap();
+        }
+        prop_assert_eq!(&loaded, &world.state);
+        prop_assert_ne!(world.state.seq, Seq(0));
+    }
+}
