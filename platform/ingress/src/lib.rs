@@ -1,0 +1,44 @@
+//! The ingress: an L4 proxy from public listeners to the instances behind them.
+//!
+//! It owns sockets and routing, never TLS keys: an SNI listener reads the ClientHello only to pick the route and
+//! forwards every byte as it came. It may not touch the control plane's state or the network set-up.
+//!
+//! A caller starts one [`Ingress`] and hands it whole [`RoutingTable`]s. Each table replaces the last one:
+//! listeners that are new open, those gone close, the rest stay, and connections under way are never disturbed.
+//!
+//! ```text
+//! accept ─ limits ─┬─ Tcp ─────────────────────────────────┬─ choose backend ─ connect ─ pump both ways
+//!                  └─ Sni: assemble ClientHello ─ by name ─┘
+//! ```
+//!
+//! | module | concept |
+//! | --- | --- |
+//! | [`table`] | what the caller wants: listeners, routes, backends |
+//! | [`hello`] | the ClientHello, from hostile bytes to a server name |
+//! | `live` | the table as connections see it, with state that outlives one table |
+//! | `balance` | which backend gets the next connection |
+//! | `admission` | caps in total and per source |
+//! | `connection` | one connection from accept to close |
+//! | `pump` | bytes both ways, copied while few, spliced when many |
+//! | `listen` | listening sockets, one per worker |
+//! | [`stats`] | what was counted |
+#![forbid(unsafe_code)]
+
+mod admission;
+mod balance;
+#[cfg(feature = "bench")]
+pub mod bench;
+mod connection;
+pub mod hello;
+mod ingress;
+mod listen;
+mod live;
+mod pump;
+pub mod stats;
+pub mod table;
+
+pub use ingress::{ApplyReport, Config, Ingress, IngressHandle, ShutdownReport, StartError};
+pub use stats::{ListenerStatus, Refusal, RouteStats, Stats};
+pub use table::{
+    Backend, BackendState, Listener, Route, RouteLimits, RoutingTable, ServerName, ServerNameError, TableError,
+};

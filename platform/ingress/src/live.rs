@@ -1,0 +1,212 @@
+//! The routing table as connections see it: compiled for lookup, with state that outlives one table.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::balance::{self, Candidate};
+use crate::stats::RouteCounters;
+use crate::table::{Backend, BackendState, Listener, RouteLimits, RoutingTable, ServerName};
+
+/// One applied table.
+#[derive(Debug, Default)]
+pub(crate) struct LiveTable {
+    pub(crate) listeners: HashMap<SocketAddr, Target>,
+    pub(crate) routes: BTreeMap<String, Arc<LiveRoute>>,
+}
+
+/// Where a listener's connections go.
+#[derive(Debug, Clone)]
+pub(crate) enum Target {
+    Tcp(Arc<LiveRoute>),
+    Sni(Arc<HashMap<ServerName, Arc<LiveRoute>>>),
+}
+
+/// A route and its counters.
+#[derive(Debug)]
+pub(crate) struct LiveRoute {
+    pub(crate) limits: RouteLimits,
+    pub(crate) backends: Vec<LiveBackend>,
+    pub(crate) counters: Arc<RouteCounters>,
+    turn: AtomicUsize,
+}
+
+/// A backend of a route.
+#[derive(Debug)]
+pub(crate) struct LiveBackend {
+    pub(crate) addr: SocketAddr,
+    pub(crate) connections: Arc<BackendConnections>,
+    id: String,
+    state: BackendState,
+    suspicion: Arc<Suspicion>,
+}
+
+/// Until when a backend is avoided, in nanoseconds since `epoch`.
+#[derive(Debug)]
+struct Suspicion {
+    epoch: Instant,
+    until: AtomicU64,
+}
+
+impl Suspicion {
+    fn now(&self) -> u64 {
+        u64::try_from(self.epoch.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    fn holds(&self) -> bool {
+        let until = self.until.load(Relaxed);
+        until != 0 && until > self.now()
+    }
+}
+
+/// Every connection to the backends of one id.
+#[derive(Debug)]
+pub(crate) struct BackendConnections {
+    pub(crate) count: watch::Sender<usize>,
+    /// Cancelled to cut the connections opened so far, then replaced.
+    cut: Mutex<CancellationToken>,
+}
+
+impl BackendConnections {
+    /// Counts one connection until the answer is dropped. The token is cancelled when it is to be cut.
+    pub(crate) fn enter(self: &Arc<Self>) -> (Entered, CancellationToken) {
+        let token = self.token().clone();
+        self.count.send_modify(|count| *count += 1);
+        (Entered(Arc::clone(self)), token)
+    }
+
+    fn token(&self) -> MutexGuard<'_, CancellationToken> {
+        self.cut.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One counted connection to a backend.
+#[derive(Debug)]
+pub(crate) struct Entered(Arc<BackendConnections>);
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        self.0.count.send_modify(|count| *count -= 1);
+    }
+}
+
+impl LiveRoute {
+    /// The next backend for a connection that has tried those of `tried` (by index) in vain.
+    pub(crate) fn choose(&self, tried: &[usize]) -> Option<usize> {
+        let turn = self.turn.fetch_add(1, Relaxed);
+        if let ([only], []) = (&*self.backends, tried) {
+            return (only.state == BackendState::Healthy).then_some(0);
+        }
+        let candidate = |(index, backend): (usize, &LiveBackend)| Candidate {
+            state: backend.state,
+            suspect: backend.suspicion.holds(),
+            tried: tried.contains(&index),
+        };
+        let candidates: Vec<Candidate> = self.backends.iter().enumerate().map(candidate).collect();
+        balance::choose(&candidates, turn)
+    }
+}
+
+impl LiveBackend {
+    /// Avoids the backend for a while because a connection to it failed.
+    pub(crate) fn suspect(&self, time: Duration) {
+        let time = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        self.suspicion.until.store(self.suspicion.now().saturating_add(time), Relaxed);
+    }
+}
+
+/// Connections by backend id, for as long as a table or a connection knows the id.
+#[derive(Debug)]
+pub(crate) struct Backends {
+    by_id: Mutex<HashMap<String, Arc<BackendConnections>>>,
+    cut_all: CancellationToken,
+}
+
+impl Backends {
+    /// An empty registry whose connections are all cut when `cut_all` is cancelled.
+    pub(crate) fn new(cut_all: CancellationToken) -> Self {
+        Self { by_id: Mutex::default(), cut_all }
+    }
+
+    /// The connections of one backend.
+    pub(crate) fn get(&self, id: &str) -> Arc<BackendConnections> {
+        let mut by_id = self.lock();
+        if let Some(known) = by_id.get(id) {
+            return Arc::clone(known);
+        }
+        let cut = Mutex::new(self.cut_all.child_token());
+        let fresh = Arc::new(BackendConnections { count: watch::Sender::new(0), cut });
+        by_id.insert(id.to_owned(), Arc::clone(&fresh));
+        fresh
+    }
+
+    /// Cuts the connections of one backend that are open now, and answers how many there were.
+    pub(crate) fn cut(&self, id: &str) -> usize {
+        let Some(connections) = self.lock().get(id).cloned() else {
+            return 0;
+        };
+        let open = *connections.count.borrow();
+        let old = std::mem::replace(&mut *connections.token(), self.cut_all.child_token());
+        old.cancel();
+        open
+    }
+
+    /// Forgets backends that no table, connection or waiter knows any more.
+    pub(crate) fn forget_unused(&self) {
+        self.lock()
+            .retain(|_, connections| Arc::strong_count(connections) > 1 || connections.count.receiver_count() > 0);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Arc<BackendConnections>>> {
+        self.by_id.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Compiles a valid table. Counters, turns and suspicions carry over from `old` by id.
+pub(crate) fn compile(table: &RoutingTable, old: &LiveTable, backends: &Backends) -> LiveTable {
+    let mut routes = BTreeMap::new();
+    for (id, route) in &table.routes {
+        let before = old.routes.get(id);
+        let live = |backend: &Backend| live_backend(backend, before, backends);
+        let compiled = LiveRoute {
+            limits: route.limits,
+            backends: route.backends.iter().map(live).collect(),
+            counters: before.map_or_else(Arc::default, |before| Arc::clone(&before.counters)),
+            turn: AtomicUsize::new(before.map_or(0, |before| before.turn.load(Relaxed))),
+        };
+        routes.insert(id.clone(), Arc::new(compiled));
+    }
+    let target = |listener: &Listener| match listener {
+        Listener::Tcp { route } => Target::Tcp(Arc::clone(&routes[route])),
+        Listener::Sni { names } => {
+            let named = names.iter().map(|(name, route)| (name.clone(), Arc::clone(&routes[route])));
+            Target::Sni(Arc::new(named.collect()))
+        }
+    };
+    let listeners = table.listeners.iter().map(|(addr, listener)| (*addr, target(listener)));
+    LiveTable { listeners: listeners.collect(), routes }
+}
+
+fn live_backend(backend: &Backend, before: Option<&Arc<LiveRoute>>, backends: &Backends) -> LiveBackend {
+    let same = |known: &&LiveBackend| known.id == backend.id && known.addr == backend.addr;
+    let known = before.and_then(|route| route.backends.iter().find(same));
+    let suspicion = known.map_or_else(
+        || Arc::new(Suspicion { epoch: Instant::now(), until: AtomicU64::new(0) }),
+        |known| Arc::clone(&known.suspicion),
+    );
+    let connections = backends.get(&backend.id);
+    LiveBackend { addr: backend.addr, connections, id: backend.id.clone(), state: backend.state, suspicion }
+}
+
+impl LiveTable {
+    /// Connections open now by backend id of one route.
+    pub(crate) fn backend_counts(route: &LiveRoute) -> BTreeMap<String, usize> {
+        let count = |backend: &LiveBackend| (backend.id.clone(), *backend.connections.count.borrow());
+        route.backends.iter().map(count).collect()
+    }
+}
