@@ -1,0 +1,72 @@
+//! What the agent shows of its instances: the report, and the way to their guests and logs.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use holm_model::id::{InstanceName, Seq};
+use holm_model::report::{HostReport, Observation};
+use tokio::sync::watch;
+
+use crate::log::LogView;
+use crate::world::Guest;
+
+/// How to reach a live instance.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Reach {
+    /// The guest, while it is connected.
+    pub(crate) guest: Option<Arc<dyn Guest>>,
+    /// Its log.
+    pub(crate) logs: Option<LogView>,
+    /// The VMM's process, while it runs.
+    pub(crate) pid: Option<u32>,
+}
+
+/// Written by every instance's task, read by everyone.
+#[derive(Debug)]
+pub(crate) struct Board {
+    report: watch::Sender<Arc<HostReport>>,
+    reach: Mutex<BTreeMap<InstanceName, Reach>>,
+}
+
+impl Board {
+    pub(crate) fn new(generation: Seq) -> Self {
+        let report = HostReport { generation, instances: BTreeMap::new() };
+        Self { report: watch::Sender::new(Arc::new(report)), reach: Mutex::default() }
+    }
+
+    pub(crate) fn reports(&self) -> watch::Receiver<Arc<HostReport>> {
+        self.report.subscribe()
+    }
+
+    pub(crate) fn set_generation(&self, generation: Seq) {
+        self.change(|report| (report.generation != generation).then(|| Arc::make_mut(report).generation = generation));
+    }
+
+    /// Shows an instance; says nothing to anyone when nothing changed.
+    pub(crate) fn show(&self, name: &InstanceName, seen: &Observation) {
+        self.change(|report| {
+            (report.instances.get(name) != Some(seen))
+                .then(|| drop(Arc::make_mut(report).instances.insert(name.clone(), seen.clone())))
+        });
+    }
+
+    /// Forgets an instance: nothing of it is left on this host.
+    pub(crate) fn forget(&self, name: &InstanceName) {
+        self.reach.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
+        self.change(|report| {
+            report.instances.contains_key(name).then(|| drop(Arc::make_mut(report).instances.remove(name)))
+        });
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Arc<HostReport>) -> Option<()>) {
+        self.report.send_if_modified(|report| change(report).is_some());
+    }
+
+    pub(crate) fn reach(&self, name: &InstanceName) -> Option<Reach> {
+        self.reach.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
+    }
+
+    pub(crate) fn set_reach(&self, name: &InstanceName, change: impl FnOnce(&mut Reach)) {
+        change(self.reach.lock().unwrap_or_else(PoisonError::into_inner).entry(name.clone()).or_default());
+    }
+}

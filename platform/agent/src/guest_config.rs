@@ -1,0 +1,195 @@
+//! What a guest is told to run: the image's wishes, the release's, and Holm's, put together.
+
+use std::net::Ipv4Addr;
+
+use holm_guest_control::{
+    Config, HealthCheck as GuestHealth, Ipv4Address, Ipv6Address, Network, Probe, RootOptions, parse_signal,
+};
+use holm_manifest::{HealthCheck, HealthProbe};
+use holm_model::id::InstanceName;
+use holm_model::target::InstanceSpec;
+
+use crate::world::{Attachment, Failure, Image};
+
+/// Memory a guest takes for itself, in MiB. Measured with Debian's 6.12 cloud kernel and 128 MiB: 42 MiB are the kernel's
+/// before it counts any, and 45 MiB are in use beside an app of 2 MiB.
+const GUEST_MIB: u64 = 96;
+
+/// The kernel's books take this part of all memory: 64 bytes for each page of 4 KiB.
+const BOOKS: u64 = 64;
+
+/// The memory of a microVM whose app may use `app` MiB.
+pub(crate) const fn machine_mib(app: u64) -> u64 {
+    app + GUEST_MIB + app.div_ceil(BOOKS)
+}
+
+/// How long an exited guest waits to be asked about it before it powers off by itself: as long as an agent may be away
+/// and still learn how the app ended.
+const LINGER_MS: u64 = 600_000;
+
+/// Longest host name, in bytes.
+const MAX_HOST_NAME: usize = 63;
+
+/// Puts the configuration together. A command given by the release replaces the image's `Cmd`, never its `Entrypoint`.
+pub(crate) fn guest_config(spec: &InstanceSpec, image: &Image, network: &Attachment) -> Result<Config, Failure> {
+    let mut command = image.entrypoint.clone();
+    command.extend(spec.command.as_ref().unwrap_or(&image.cmd).iter().cloned());
+    let name = &spec.instance;
+    let mut env = image.env.clone();
+    env.extend(spec.config.clone());
+    env.extend([
+        ("HOLM_APP".to_owned(), name.app.app.to_string()),
+        ("HOLM_ENV".to_owned(), name.app.env.to_string()),
+        ("HOLM_INSTANCE".to_owned(), name.to_string()),
+        ("HOLM_PROCESS".to_owned(), name.process.to_string()),
+        ("HOLM_RELEASE".to_owned(), spec.release.to_string()),
+    ]);
+    let signal = spec.stop.signal.as_ref().or(image.stop_signal.as_ref());
+    let stop_signal = match signal {
+        None => 15,
+        Some(text) => parse_signal(text).ok_or_else(|| Failure(format!("stop signal `{text}` is not a signal")))?,
+    };
+    let config = Config {
+        instance: name.to_string(),
+        hostname: host_name(name),
+        command,
+        env,
+        user: image.user.clone(),
+        working_dir: image.working_dir.clone(),
+        stop_signal,
+        grace_ms: spec.stop.grace_ms,
+        memory_max: Some(spec.memory.bytes()),
+        network: Some(guest_network(network)),
+        root: RootOptions::default(),
+        health: spec.health.as_ref().map(guest_health),
+        files: Vec::new(),
+        linger_ms: LINGER_MS,
+    };
+    config.check().map_err(|error| Failure::of(&error))?;
+    Ok(config)
+}
+
+/// The instance's name as a host name; the process type and number alone when it would be too long.
+fn host_name(name: &InstanceName) -> String {
+    let whole = name.to_string().replace('.', "-");
+    if whole.len() <= MAX_HOST_NAME { whole } else { format!("{}-{}", name.process, name.number) }
+}
+
+fn guest_health(check: &HealthCheck) -> GuestHealth {
+    GuestHealth {
+        probe: match &check.probe {
+            HealthProbe::Tcp { port } => Probe::Tcp { port: *port },
+            HealthProbe::Http { port, path } => Probe::Http { port: *port, path: path.clone() },
+            HealthProbe::Exec { command } => Probe::Exec { command: command.clone() },
+        },
+        interval_ms: check.interval_ms,
+        timeout_ms: check.timeout_ms,
+        healthy_after: 1,
+        unhealthy_after: check.failures,
+    }
+}
+
+fn guest_network(attachment: &Attachment) -> Network {
+    match attachment {
+        Attachment::Routed { mac, address, gateway, dns, .. } => Network {
+            mac: Some(mac.clone()),
+            v6: Some(Ipv6Address { address: *address, prefix: 128, gateway: Some(*gateway) }),
+            dns: dns.clone(),
+            ..Network::default()
+        },
+        // The fixed addresses of QEMU's user network.
+        Attachment::User { .. } => Network {
+            v6: Some(Ipv6Address {
+                address: "fec0::15".parse().expect("a literal address"),
+                prefix: 64,
+                gateway: Some("fec0::2".parse().expect("a literal address")),
+            }),
+            v4: Some(Ipv4Address {
+                address: Ipv4Addr::new(10, 0, 2, 15),
+                prefix: 24,
+                gateway: Some(Ipv4Addr::new(10, 0, 2, 2)),
+            }),
+            dns: vec!["10.0.2.3".to_owned(), "fec0::3".to_owned()],
+            ..Network::default()
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use holm_manifest::{Memory, StopPolicy};
+    use holm_model::id::{Digest, ReleaseNumber};
+
+    use super::*;
+
+    fn spec() -> InstanceSpec {
+        InstanceSpec {
+            instance: "hello.staging.web.7".parse().unwrap(),
+            release: ReleaseNumber(3),
+            image: Digest::of(b"image"),
+            image_reference: String::new(),
+            command: None,
+            config: [("A".to_owned(), "release".to_owned()), ("HOLM_APP".to_owned(), "forged".to_owned())].into(),
+            cpu_millis: 250,
+            memory: Memory::from_mib(64),
+            health: None,
+            stop: StopPolicy::default(),
+        }
+    }
+
+    fn image() -> Image {
+        Image {
+            entrypoint: vec!["/entry".to_owned()],
+            cmd: vec!["image".to_owned()],
+            env: [("A".to_owned(), "image".to_owned()), ("B".to_owned(), "image".to_owned())].into(),
+            stop_signal: Some("SIGQUIT".to_owned()),
+            ..Image::default()
+        }
+    }
+
+    fn made(spec: &InstanceSpec, image: &Image) -> Result<Config, Failure> {
+        guest_config(spec, image, &Attachment::User { forwards: BTreeMap::new() })
+    }
+
+    #[test]
+    fn the_release_wins_over_the_image_and_holm_over_both() {
+        let config = made(&spec(), &image()).unwrap();
+        assert_eq!(config.command, ["/entry", "image"]);
+        let env = [
+            ("A", "release"),
+            ("B", "image"),
+            ("HOLM_APP", "hello"),
+            ("HOLM_ENV", "staging"),
+            ("HOLM_INSTANCE", "hello.staging.web.7"),
+            ("HOLM_PROCESS", "web"),
+            ("HOLM_RELEASE", "v3"),
+        ];
+        assert_eq!(config.env, env.map(|(name, value)| (name.to_owned(), value.to_owned())).into());
+        assert_eq!((config.stop_signal, config.memory_max), (3, Some(64 << 20)));
+        assert_eq!(config.hostname, "hello-staging-web-7");
+
+        let mut with_command = spec();
+        with_command.command = Some(vec!["own".to_owned()]);
+        with_command.stop.signal = Some("INT".to_owned());
+        let config = made(&with_command, &image()).unwrap();
+        assert_eq!((config.command, config.stop_signal), (vec!["/entry".to_owned(), "own".to_owned()], 2));
+        assert_eq!(made(&spec(), &Image { stop_signal: None, ..image() }).unwrap().stop_signal, 15);
+    }
+
+    #[test]
+    fn what_no_guest_can_run_is_refused_with_a_reason() {
+        let no_command = Image::default();
+        let no_signal = Image { stop_signal: Some("SIGNOPE".to_owned()), ..image() };
+        assert!(made(&spec(), &no_command).unwrap_err().0.contains("command is empty"));
+        assert_eq!(made(&spec(), &no_signal).unwrap_err().0, "stop signal `SIGNOPE` is not a signal");
+    }
+
+    #[test]
+    fn the_longest_instance_name_still_makes_a_host_name() {
+        let long = "a".repeat(40);
+        let name: InstanceName = format!("{long}.{long}.{long}.{}", u64::MAX).parse().unwrap();
+        assert!(host_name(&name).len() <= MAX_HOST_NAME, "{}", host_name(&name));
+    }
+}
