@@ -1,0 +1,73 @@
+//! What the server asks of the running Holm: the control plane and the host behind one trait.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use futures_util::stream::BoxStream;
+use holm_model::event::Recorded;
+use holm_model::id::{AppKey, DeploymentNumber, Digest, InstanceName, Seq};
+use holm_model::state::State;
+use tokio::sync::watch;
+
+use crate::exec::{ExecRequest, ExecSession};
+use crate::problem::Problem;
+use crate::wire::{
+    Accepted, EventQuery, Finding, GuestImport, GuestSummary, ImageDetail, ImageProgress, ImageSummary, LiveInstance,
+    LogLine, LogQuery, PruneReport, Shutdown, Submission,
+};
+
+/// A stream of log lines. It ends by itself unless the query follows.
+pub type LogStream = BoxStream<'static, Result<LogLine, Problem>>;
+
+/// The running Holm, as the server sees it. Implementations write the methods as `async fn`.
+pub trait Backend: Send + Sync + 'static {
+    /// The state now. Cheap: a shared snapshot.
+    fn state(&self) -> Arc<State>;
+
+    /// Tells the newest event's number each time it changes; the state is at least as new when it tells.
+    fn changes(&self) -> watch::Receiver<Seq>;
+
+    /// Records a command, or refuses it. `Submission::command` has passed `Command::check`.
+    fn submit(&self, submission: Submission) -> impl Future<Output = Result<Accepted, Problem>> + Send;
+
+    /// At most `limit` events that fit, oldest first. With `newest`, the newest of all that fit, still oldest first.
+    fn events(&self, query: EventQuery, limit: u32) -> impl Future<Output = Result<Vec<Recorded>, Problem>> + Send;
+
+    /// How far the image of a deployment is, while it is being fetched or built. Cheap: asked a few times per second.
+    fn image_progress(&self, app: &AppKey, deployment: DeploymentNumber) -> Option<ImageProgress>;
+
+    /// What the host sees of an instance; `None` when it has nothing of it.
+    fn live(&self, instance: &InstanceName) -> impl Future<Output = Option<LiveInstance>> + Send;
+
+    /// The lines that fit. Bounded in memory: a reader that is too slow is waited for, or told what it lost.
+    fn logs(&self, query: LogQuery) -> impl Future<Output = Result<LogStream, Problem>> + Send;
+
+    /// Runs a command in `instance`, which the server has chosen by the request's target. Both queues are bounded
+    /// ([`crate::exec::QUEUE`]); when the session's `input` is dropped the user is gone and the command is ended.
+    fn exec(
+        &self,
+        instance: InstanceName,
+        request: ExecRequest,
+    ) -> impl Future<Output = Result<ExecSession, Problem>> + Send;
+
+    /// The images on this host, newest first.
+    fn images(&self) -> impl Future<Output = Result<Vec<ImageSummary>, Problem>> + Send;
+
+    /// One image.
+    fn image(&self, digest: Digest) -> impl Future<Output = Result<ImageDetail, Problem>> + Send;
+
+    /// Removes every image that no release uses, and what was left of cut downloads.
+    fn prune_images(&self) -> impl Future<Output = Result<PruneReport, Problem>> + Send;
+
+    /// The guest bundles on this host.
+    fn guests(&self) -> impl Future<Output = Result<Vec<GuestSummary>, Problem>> + Send;
+
+    /// Makes a guest bundle. Takes as long as it takes; the client waits.
+    fn import_guest(&self, import: GuestImport) -> impl Future<Output = Result<GuestSummary, Problem>> + Send;
+
+    /// Looks at everything that can be wrong with this host.
+    fn doctor(&self) -> impl Future<Output = Vec<Finding>> + Send;
+
+    /// Begins to go down and returns; the socket disappears when it is done.
+    fn shutdown(&self, how: Shutdown) -> impl Future<Output = Result<(), Problem>> + Send;
+}

@@ -1,0 +1,387 @@
+//! The HTTP server: turns requests into calls of the [`Backend`], and problems into answers.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::connect_info::{ConnectInfo, Connected};
+use axum::extract::{DefaultBodyLimit, Query, Request, State};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::serve::IncomingStream;
+use bytes::Bytes;
+use futures_util::{SinkExt, StreamExt};
+use holm_model::id::{AppKey, DeploymentNumber, Digest, InstanceName};
+use http::header::{CONNECTION, CONTENT_TYPE, UPGRADE};
+use http::{HeaderMap, StatusCode};
+use hyper_util::rt::TokioIo;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use tokio::net::UnixListener;
+use tokio::sync::Semaphore;
+use tokio_util::codec::Framed;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::backend::Backend;
+use crate::exec::{ExecOutput, ExecRequest, ExecSession, ExecTarget, PROTOCOL, ServerSide};
+use crate::problem::{Problem, ProblemCode};
+use crate::wire::{Command, EventQuery, GuestImport, LogQuery, ServerVersion, Shutdown, StateDocuments, Submission};
+use crate::{follow, ndjson, peer, view};
+
+/// The header with the key that makes sending a command twice harmless.
+pub const KEY_HEADER: &str = "idempotency-key";
+
+/// Largest body of a request, in bytes: a manifest of the largest size, with every character escaped.
+const MAX_BODY: usize = 2 << 20;
+/// Commands that may run inside instances at the same time.
+const MAX_EXECS: usize = 64;
+/// Time that open requests have to end once the server is told to stop.
+const FAREWELL: Duration = Duration::from_secs(5);
+
+struct Server<B> {
+    backend: Arc<B>,
+    stop: CancellationToken,
+    execs: Arc<Semaphore>,
+    version: String,
+}
+
+impl<B> Clone for Server<B> {
+    fn clone(&self) -> Self {
+        Self {
+            backend: Arc::clone(&self.backend),
+            stop: self.stop.clone(),
+            execs: Arc::clone(&self.execs),
+            version: self.version.clone(),
+        }
+    }
+}
+
+/// The process at the other end.
+#[derive(Debug, Clone)]
+struct Peer {
+    actor: String,
+}
+
+impl Connected<IncomingStream<'_, UnixListener>> for Peer {
+    fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
+        Self { actor: peer::actor_of(stream.io()) }
+    }
+}
+
+/// Serves `backend` on `listener` (see [`crate::socket::bind`]) until `stop` is given; then open streams are ended and
+/// open requests get five seconds. `version` is Holm's own.
+///
+/// # Errors
+/// When the listener fails.
+pub async fn serve<B: Backend>(
+    listener: UnixListener,
+    backend: Arc<B>,
+    version: impl Into<String>,
+    stop: CancellationToken,
+) -> std::io::Result<()> {
+    let execs = Arc::new(Semaphore::new(MAX_EXECS));
+    let server = Server { backend, stop: stop.clone(), execs, version: version.into() };
+    let service = router(server).into_make_service_with_connect_info::<Peer>();
+    let told = stop.clone();
+    let serving = axum::serve(listener, service).with_graceful_shutdown(async move { told.cancelled().await });
+    tokio::select! {
+        done = serving.into_future() => done,
+        () = async { stop.cancelled().await; tokio::time::sleep(FAREWELL).await } => Ok(()),
+    }
+}
+
+fn router<B: Backend>(server: Server<B>) -> Router {
+    Router::new()
+        .route("/v1/version", get(version::<B>))
+        .route("/v1/state", get(state::<B>))
+        .route("/v1/commands", post(command::<B>))
+        .route("/v1/events", get(events::<B>))
+        .route("/v1/deployment", get(deployment::<B>))
+        .route("/v1/live", get(live::<B>))
+        .route("/v1/logs", get(logs::<B>))
+        .route("/v1/exec", post(exec::<B>))
+        .route("/v1/images", get(images::<B>))
+        .route("/v1/image", get(image::<B>))
+        .route("/v1/images/prune", post(prune_images::<B>))
+        .route("/v1/guests", get(guests::<B>).post(import_guest::<B>))
+        .route("/v1/doctor", get(doctor::<B>))
+        .route("/v1/shutdown", post(shutdown::<B>))
+        .fallback(|| async { Problem::not_found("this version of holm does not know this request") })
+        .method_not_allowed_fallback(|| async { Problem::bad_request("this request has another method") })
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .with_state(server)
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        json(self.code.status(), &self)
+    }
+}
+
+fn json<T: Serialize>(status: StatusCode, body: &T) -> Response {
+    match serde_json::to_vec(body) {
+        Ok(bytes) => (status, [(CONTENT_TYPE, "application/json")], bytes).into_response(),
+        Err(error) => {
+            tracing::error!(%error, "an answer has no JSON form");
+            StatusCode::INTERNAL_SERVER_ERROR.into_response()
+        }
+    }
+}
+
+fn answer<T: Serialize>(result: Result<T, Problem>) -> Response {
+    match result {
+        Ok(body) => json(StatusCode::OK, &body),
+        Err(problem) => problem.into_response(),
+    }
+}
+
+fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
+    serde_json::from_slice(body).map_err(|error| Problem::bad_request("the request cannot be read").because(error))
+}
+
+/// A query string, or why it is refused.
+type Asked<T> = Result<Query<T>, axum::extract::rejection::QueryRejection>;
+
+fn asked<T>(query: Asked<T>) -> Result<T, Problem> {
+    query
+        .map(|Query(query)| query)
+        .map_err(|e| Problem::bad_request("the request cannot be read").because(e.body_text()))
+}
+
+/// A body, or why it is refused: over the limit, or cut.
+type Sent = Result<Bytes, axum::extract::rejection::BytesRejection>;
+
+fn sent(body: Sent) -> Result<Bytes, Problem> {
+    body.map_err(|rejection| match rejection.status() {
+        StatusCode::PAYLOAD_TOO_LARGE => {
+            Problem::new(ProblemCode::TooLarge, format!("the request is over {MAX_BODY} bytes"))
+        }
+        _ => Problem::bad_request("the request was cut off"),
+    })
+}
+
+async fn version<B: Backend>(State(server): State<Server<B>>) -> Response {
+    json(StatusCode::OK, &ServerVersion { version: server.version, pid: std::process::id() })
+}
+
+#[derive(Deserialize)]
+struct StateQuery {
+    app: Option<AppKey>,
+}
+
+async fn state<B: Backend>(State(server): State<Server<B>>, query: Asked<StateQuery>) -> Response {
+    answer(asked(query).map(|query| StateDocuments::of(&server.backend.state(), query.app.as_ref())))
+}
+
+async fn command<B: Backend>(
+    State(server): State<Server<B>>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    headers: HeaderMap,
+    body: Sent,
+) -> Response {
+    let submission = || -> Result<Submission, Problem> {
+        let key = headers.get(KEY_HEADER).and_then(|value| value.to_str().ok());
+        let key = key.and_then(|text| Uuid::try_parse(text).ok());
+        let key = key.ok_or_else(|| Problem::bad_request(format!("the header `{KEY_HEADER}` must be a UUID")))?;
+        let command: Command = read(&sent(body)?)?;
+        command.check().map_err(|why| Problem::bad_request("the command is refused").because(why))?;
+        Ok(Submission { key, actor: peer.actor, command })
+    };
+    match submission() {
+        Ok(submission) => answer(server.backend.submit(submission).await),
+        Err(problem) => problem.into_response(),
+    }
+}
+
+#[derive(Deserialize)]
+struct Follow {
+    #[serde(default)]
+    follow: bool,
+}
+
+async fn events<B: Backend>(
+    State(server): State<Server<B>>,
+    follow: Asked<Follow>,
+    query: Asked<EventQuery>,
+) -> Response {
+    let asked = asked(follow).and_then(|Follow { follow }| Ok((follow, asked(query)?)));
+    match asked {
+        Ok((follow, query)) => ndjson::respond(follow::events(server.backend, query, follow), server.stop),
+        Err(problem) => problem.into_response(),
+    }
+}
+
+#[derive(Deserialize)]
+struct DeploymentQuery {
+    app: AppKey,
+    deployment: DeploymentNumber,
+}
+
+async fn deployment<B: Backend>(State(server): State<Server<B>>, query: Asked<DeploymentQuery>) -> Response {
+    match asked(query) {
+        Ok(DeploymentQuery { app, deployment }) => {
+            ndjson::respond(follow::deployment(server.backend, app, deployment), server.stop)
+        }
+        Err(problem) => problem.into_response(),
+    }
+}
+
+#[derive(Deserialize)]
+struct LiveQuery {
+    instance: InstanceName,
+}
+
+async fn live<B: Backend>(State(server): State<Server<B>>, query: Asked<LiveQuery>) -> Response {
+    match asked(query) {
+        Ok(LiveQuery { instance }) => json(StatusCode::OK, &server.backend.live(&instance).await),
+        Err(problem) => problem.into_response(),
+    }
+}
+
+async fn logs<B: Backend>(State(server): State<Server<B>>, query: Asked<LogQuery>) -> Response {
+    let lines = match asked(query) {
+        Ok(query) if !server.backend.state().apps.contains_key(&query.app) => Err(no_app(&query.app)),
+        Ok(query) => server.backend.logs(query).await,
+        Err(problem) => Err(problem),
+    };
+    match lines {
+        Ok(lines) => ndjson::respond(lines, server.stop),
+        Err(problem) => problem.into_response(),
+    }
+}
+
+fn no_app(app: &AppKey) -> Problem {
+    Problem::not_found(format!("there is no app `{app}`")).hint("`holm status` lists the apps")
+}
+
+async fn exec<B: Backend>(State(server): State<Server<B>>, mut request: Request) -> Response {
+    let wants_upgrade = request.headers().get(UPGRADE).is_some_and(|protocol| protocol == PROTOCOL);
+    let upgrade = hyper::upgrade::on(&mut request);
+    let body = axum::body::to_bytes(request.into_body(), MAX_BODY).await;
+    let started = async {
+        if !wants_upgrade {
+            return Err(Problem::bad_request(format!("this request needs `Upgrade: {PROTOCOL}`")));
+        }
+        let permit = Arc::clone(&server.execs).try_acquire_owned().map_err(|_| {
+            Problem::unavailable(format!("{MAX_EXECS} commands run in instances already"))
+                .hint("end one of them and try again")
+        })?;
+        let body = body.map_err(|error| Problem::bad_request("the request was cut off").because(error))?;
+        let request: ExecRequest = read(&body)?;
+        request.check().map_err(|why| Problem::bad_request("the command is refused").because(why))?;
+        let instance = match &request.target {
+            ExecTarget::Instance(instance) => instance.clone(),
+            ExecTarget::App { app, process } => view::instance_for(&server.backend.state(), app, process.as_ref())?,
+        };
+        Ok((permit, server.backend.exec(instance, request).await?))
+    };
+    let (permit, session) = match started.await {
+        Ok(started) => started,
+        Err(problem) => return problem.into_response(),
+    };
+    tokio::spawn(async move {
+        match upgrade.await {
+            Ok(upgraded) => bridge(TokioIo::new(upgraded), session, server.stop).await,
+            Err(error) => tracing::debug!(%error, "the client went away before its command ran"),
+        }
+        drop(permit);
+    });
+    let switched = Response::builder().status(StatusCode::SWITCHING_PROTOCOLS).header(CONNECTION, "upgrade");
+    let switched = switched.header(UPGRADE, PROTOCOL).body(Body::empty());
+    switched.expect("a status and two constant headers make an answer")
+}
+
+/// Carries frames between the connection and the command until the command ends or the user goes away.
+async fn bridge<S>(stream: S, session: ExecSession, stop: CancellationToken)
+where
+    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send,
+{
+    let ExecSession { input, mut output } = session;
+    let (mut to_user, mut from_user) = Framed::new(stream, ServerSide).split();
+    let inward = async move {
+        while let Some(Ok(frame)) = from_user.next().await {
+            if input.send(frame).await.is_err() {
+                return Inward::CommandEnded;
+            }
+        }
+        Inward::UserGone
+    };
+    let outward = async move {
+        while let Some(frame) = output.recv().await {
+            let last = matches!(frame, ExecOutput::Exit(_) | ExecOutput::Failed(_));
+            if to_user.send(frame).await.is_err() || last {
+                break;
+            }
+        }
+        drop(to_user.close().await);
+    };
+    tokio::pin!(inward, outward);
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = &mut outward => {}
+        ended = &mut inward => if ended == Inward::CommandEnded {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = outward => {}
+            }
+        },
+    }
+}
+
+/// Why nothing more goes to the command.
+#[derive(PartialEq, Eq)]
+enum Inward {
+    /// It takes nothing more; its last output and its status are still to come.
+    CommandEnded,
+    /// Nobody is there to see its output: dropping the session hangs up its terminal.
+    UserGone,
+}
+
+async fn images<B: Backend>(State(server): State<Server<B>>) -> Response {
+    answer(server.backend.images().await)
+}
+
+#[derive(Deserialize)]
+struct ImageQuery {
+    digest: Digest,
+}
+
+async fn image<B: Backend>(State(server): State<Server<B>>, query: Asked<ImageQuery>) -> Response {
+    match asked(query) {
+        Ok(ImageQuery { digest }) => answer(server.backend.image(digest).await),
+        Err(problem) => problem.into_response(),
+    }
+}
+
+async fn prune_images<B: Backend>(State(server): State<Server<B>>) -> Response {
+    answer(server.backend.prune_images().await)
+}
+
+async fn guests<B: Backend>(State(server): State<Server<B>>) -> Response {
+    answer(server.backend.guests().await)
+}
+
+async fn import_guest<B: Backend>(State(server): State<Server<B>>, body: Sent) -> Response {
+    let import: Result<GuestImport, Problem> = sent(body).and_then(|body| read(&body));
+    match import {
+        Ok(import) if import.packages.iter().chain(&import.init).any(|path| !path.is_absolute()) => {
+            Problem::bad_request("the paths of a guest import must be absolute").into_response()
+        }
+        Ok(import) => answer(server.backend.import_guest(import).await),
+        Err(problem) => problem.into_response(),
+    }
+}
+
+async fn doctor<B: Backend>(State(server): State<Server<B>>) -> Response {
+    json(StatusCode::OK, &server.backend.doctor().await)
+}
+
+async fn shutdown<B: Backend>(State(server): State<Server<B>>, body: Sent) -> Response {
+    let how: Result<Shutdown, Problem> = sent(body).and_then(|body| read(&body));
+    match how {
+        Ok(how) => answer(server.backend.shutdown(how).await),
+        Err(problem) => problem.into_response(),
+    }
+}

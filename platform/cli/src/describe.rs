@@ -1,0 +1,51 @@
+//! Events in words, one line each.
+
+use holm_model::event::Event;
+
+use crate::output::harmless;
+
+/// What happened, without the time and who caused it.
+pub(crate) fn event(event: &Event) -> String {
+    let text = match event {
+        Event::DeployRequested { app, deployment, image, .. } => {
+            format!("{app}: deployment {deployment} of {image} was asked for")
+        }
+        Event::ReleaseReady { app, deployment, release, digest, .. } => {
+            format!("{app}: deployment {deployment} is release {release}, image {}", digest.short())
+        }
+        Event::RollbackRequested { app, deployment, release } => {
+            format!("{app}: deployment {deployment} back to release {release} was asked for")
+        }
+        Event::RestartRequested { app, deployment } => {
+            format!("{app}: deployment {deployment} restarts every instance")
+        }
+        Event::DeploymentSucceeded { app, deployment } => format!("{app}: deployment {deployment} succeeded"),
+        Event::DeploymentFailed { app, deployment, why, .. } => format!("{app}: deployment {deployment} failed: {why}"),
+        Event::Scaled { app, process, instances: Some(count) } => format!("{app}: `{process}` was scaled to {count}"),
+        Event::Scaled { app, process, instances: None } => {
+            format!("{app}: `{process}` was scaled back to the manifest's count")
+        }
+        Event::AppStopped { app } => format!("{app}: was stopped"),
+        Event::AppStarted { app } => format!("{app}: was started"),
+        Event::RouteAdded { app, route } => {
+            format!("{app}: route {} to port {} of `{}` was added", route.on, route.port, route.process)
+        }
+        Event::RouteRemoved { app, on } => format!("{app}: route {on} was removed"),
+        Event::AppForgotten { app } => format!("{app}: is gone"),
+        Event::AppDestroyed { app } => format!("{app}: was destroyed"),
+        Event::InstancePlaced { instance, release, why, .. } => format!("{instance}: placed with {release}: {why}"),
+        Event::InstanceRetired { instance, why } => format!("{instance}: is to go: {why}"),
+        Event::InstanceObserved { instance, phase, detail, .. } => match detail {
+            Some(detail) => format!("{instance}: {phase}: {detail}"),
+            None => format!("{instance}: {phase}"),
+        },
+        Event::InstanceEnded { instance, end } => format!("{instance}: ended: {}", end.cause),
+        Event::InstanceForgotten { instance } => format!("{instance}: is remembered no longer"),
+        Event::HostStarted { version, acceleration, network, why } => {
+            format!("holm {version} started with {acceleration} and the {network} network: {why}")
+        }
+        Event::HostStopped { instances_kept: true } => "holm stopped and left the instances running".to_owned(),
+        Event::HostStopped { instances_kept: false } => "holm stopped".to_owned(),
+    };
+    harmless(&text)
+}

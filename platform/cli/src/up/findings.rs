@@ -1,0 +1,99 @@
+//! What `holm doctor` looks at, on a host where Holm runs and on one where it does not.
+
+use std::path::Path;
+
+use holm_api::wire::{Finding, FindingLevel};
+use holm_vmm::{CpuShares, GuestStore};
+
+use super::backend::Host;
+
+/// Free space below which a host is in trouble, in bytes.
+const LITTLE_SPACE: u64 = 1 << 30;
+
+/// Looks at a host where Holm runs.
+pub(crate) async fn of_running_host(host: &Host) -> Vec<Finding> {
+    let mut findings = of_machine(&host.state_dir).await;
+    let state = host.control.state();
+    if let Some(running) = &state.site.host {
+        let level = if running.acceleration == "kvm" { FindingLevel::Ok } else { FindingLevel::Warn };
+        findings.push(finding("acceleration in use", level, format!("{}: {}", running.acceleration, running.why)));
+        findings.push(finding("network in use", FindingLevel::Ok, running.network.clone()));
+    }
+    for (listener, why) in host.front.closed_listeners() {
+        let text = format!("cannot listen on {listener}: {why}");
+        let hint = "choose another port, or end what listens there; it is tried again every second";
+        findings.push(Finding { hint: Some(hint.to_owned()), ..finding("ingress", FindingLevel::Fail, text) });
+    }
+    match host.control.verify().await {
+        Ok(verified) if verified.differing.is_empty() => {
+            let text = format!("{} events replay to the stored {} documents", verified.seq, verified.documents);
+            findings.push(finding("event log", FindingLevel::Ok, text));
+        }
+        Ok(verified) => {
+            let text = format!("replaying the log gives other documents: {}", verified.differing.join(", "));
+            findings.push(finding("event log", FindingLevel::Fail, text));
+        }
+        Err(error) => findings.push(finding("event log", FindingLevel::Fail, super::images::chain(&error))),
+    }
+    findings
+}
+
+/// Looks at the machine alone; for a host where Holm does not run.
+pub(crate) async fn of_machine(state_dir: &Path) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    if let Ok(guests) = GuestStore::open(&state_dir.join("guests")) {
+        let shares = CpuShares::detect("doctor");
+        let seen = holm_vmm::doctor::examine(Path::new(super::QEMU), &guests, &shares).await;
+        if let Err(error) = shares.sweep() {
+            tracing::warn!(%error, "cannot remove the cgroup that was tried");
+        }
+        findings.extend(seen.into_iter().map(of_vmm));
+    }
+    findings.push(match holm_network::privileges() {
+        Ok(()) => finding("network", FindingLevel::Ok, "taps and routed IPv6 are possible"),
+        Err(missing) => Finding {
+            hint: Some("run Holm as root, or with CAP_NET_ADMIN, for routed IPv6 and apps kept apart".to_owned()),
+            ..finding("network", FindingLevel::Warn, format!("QEMU's user network: {missing}"))
+        },
+    });
+    findings.push(space(state_dir));
+    findings
+}
+
+fn finding(subject: &str, level: FindingLevel, text: impl Into<String>) -> Finding {
+    Finding { subject: subject.to_owned(), level, text: text.into(), hint: None }
+}
+
+fn of_vmm(seen: holm_vmm::doctor::Finding) -> Finding {
+    use holm_vmm::doctor::{Check, Level};
+    let subject = match seen.check {
+        Check::Qemu => "qemu",
+        Check::Microvm => "microvm",
+        Check::KvmDevice => "kvm device",
+        Check::Acceleration => "acceleration",
+        Check::GuestBundle => "guest",
+        Check::CpuShares => "cpu shares",
+    };
+    let level = match seen.level {
+        Level::Good => FindingLevel::Ok,
+        Level::Drawback => FindingLevel::Warn,
+        Level::Broken => FindingLevel::Fail,
+    };
+    Finding { subject: subject.to_owned(), level, text: seen.message, hint: seen.hint }
+}
+
+fn space(state_dir: &Path) -> Finding {
+    let subject = "state folder";
+    match rustix::fs::statvfs(state_dir) {
+        Ok(seen) => {
+            let free = seen.f_bavail * seen.f_frsize;
+            let text = format!("{}: {} MiB free", state_dir.display(), free >> 20);
+            if free < LITTLE_SPACE {
+                let hint = "`holm images prune` removes images that no release uses";
+                return Finding { hint: Some(hint.to_owned()), ..finding(subject, FindingLevel::Warn, text) };
+            }
+            finding(subject, FindingLevel::Ok, text)
+        }
+        Err(error) => finding(subject, FindingLevel::Fail, format!("{}: {error}", state_dir.display())),
+    }
+}

@@ -1,0 +1,319 @@
+//! `holm up`: control plane, agent and ingress in one process, from start to end.
+//!
+//! | module | concept |
+//! | --- | --- |
+//! | `backend` | everything behind the API |
+//! | `detach` | `--detach`: the same in the background |
+//! | `exec`, `logs` | the two streams of the API |
+//! | `findings` | what `holm doctor` looks at |
+//! | `front` | the ingress, following the state |
+//! | `guest` | guest kernels: listed and imported |
+//! | `images` | the image store, for the control plane |
+
+mod backend;
+mod detach;
+mod exec;
+mod findings;
+mod front;
+mod guest;
+mod images;
+mod logs;
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use holm_agent::{Agent, AgentConfig, AgentHandle, Limits, NetworkMode};
+use holm_api::Problem;
+use holm_api::wire::{Finding, GuestImport, GuestSummary, Shutdown};
+use holm_control::{Control, Options, Rules};
+use holm_image::{ImageStore, RegistryOptions, StoreOptions};
+use holm_ingress::Ingress;
+use holm_model::event::Event;
+use holm_vmm::{AccelKind, Acceleration, GuestStore};
+use tokio::runtime::{Builder, Runtime};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::args::{Acceleration as AccelChoice, Network as NetworkChoice};
+use backend::Host;
+use front::{Front, Listen};
+
+/// What `holm up` was told.
+#[derive(Debug, Clone)]
+pub(crate) struct UpOptions {
+    /// The state folder.
+    pub(crate) state: PathBuf,
+    /// Whether to go on in the background once Holm answers.
+    pub(crate) detach: bool,
+    /// The port for TLS connections that are told apart by host name.
+    pub(crate) sni_port: u16,
+    /// The address the ingress listens on.
+    pub(crate) listen: IpAddr,
+    /// How instances are connected.
+    pub(crate) network: NetworkChoice,
+    /// What runs the microVMs' processors.
+    pub(crate) accel: AccelChoice,
+    /// A file with credentials for registries, in the form of Docker's `config.json`.
+    pub(crate) registry_auth: Option<PathBuf>,
+    /// Registries that are spoken to without TLS, as `host:port`.
+    pub(crate) insecure_registries: Vec<String>,
+}
+
+/// The program that runs microVMs.
+pub(crate) const QEMU: &str = "qemu-system-x86_64";
+
+/// Time that connections get to end when Holm goes down with its instances.
+const FAREWELL: Duration = Duration::from_secs(5);
+
+/// Runs Holm until it is told to go down, or starts it in the background.
+pub(crate) fn run(options: UpOptions) -> Result<(), Problem> {
+    let not_started = |error: anyhow::Error| problem("cannot start holm", &error);
+    if options.detach {
+        let started = runtime().and_then(|runtime| runtime.block_on(detach::start(&options.state)));
+        return started.map_err(not_started);
+    }
+    let filter = tracing_subscriber::EnvFilter::try_from_env("HOLM_LOG").unwrap_or_else(|_| "info".into());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+    runtime().and_then(|runtime| runtime.block_on(run_to_the_end(&options))).map_err(not_started)
+}
+
+fn runtime() -> Result<Runtime> {
+    Builder::new_multi_thread().enable_all().build().context("cannot start worker threads")
+}
+
+async fn run_to_the_end(options: &UpOptions) -> Result<()> {
+    let state_dir = &options.state;
+    std::fs::create_dir_all(state_dir).with_context(|| format!("cannot make {}", state_dir.display()))?;
+    Site::start(options).await?.serve().await
+}
+
+/// What failed with the chain of its causes.
+fn problem(what: &str, error: &anyhow::Error) -> Problem {
+    Problem::failed(what).because(format!("{error:#}"))
+}
+
+/// The guest bundles of a state folder on which no Holm runs.
+pub(crate) fn guests(state: &Path) -> Result<Vec<GuestSummary>, Problem> {
+    guest::list(&guest::open(state)?)
+}
+
+/// Makes a guest bundle in a state folder on which no Holm runs.
+pub(crate) async fn import_guest(state: &Path, import: &GuestImport) -> Result<GuestSummary, Problem> {
+    guest::import(&guest::open(state)?, import.clone()).await
+}
+
+/// What can be wrong with this host, looked at without a running Holm.
+pub(crate) async fn doctor(state: &Path) -> Vec<Finding> {
+    findings::of_machine(state).await
+}
+
+/// Everything that runs.
+struct Site {
+    host: Arc<Host>,
+    stopping: watch::Receiver<Option<Shutdown>>,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Site {
+    async fn start(options: &UpOptions) -> Result<Self> {
+        let dir = &options.state;
+        let stop = CancellationToken::new();
+        let tasks = TaskTracker::new();
+
+        let images = ImageStore::open(dir.join("images"), store_options(options)).await;
+        let images = images.context("cannot open the image store")?;
+        let guests = GuestStore::open(&dir.join("guests")).context("cannot open the store of guests")?;
+        let rules = Rules { reserved_ports: [options.sni_port].into() };
+        let control =
+            Control::open(dir, Arc::new(images::HostImages(images.clone())), Options { rules, ..Options::default() });
+        let control = control.await.with_context(|| format!("cannot open the state in {}", dir.display()))?;
+
+        let acceleration = acceleration(options.accel).await?;
+        let host_id = host_id(dir)?;
+        let (network, network_name) = network(options.network, &host_id)?;
+        let ingress = Ingress::start(holm_ingress::Config::default()).context("cannot start the ingress")?;
+        let front = Front::new(ingress, Listen { address: options.listen, sni_port: options.sni_port });
+
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        let limits = match acceleration.kind {
+            AccelKind::Kvm => Limits::hardware(processors),
+            AccelKind::Tcg => Limits::emulated(processors),
+        };
+        let started = Event::HostStarted {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            acceleration: acceleration.kind.to_string().to_lowercase(),
+            why: acceleration.reason.clone(),
+            network: network_name.to_owned(),
+        };
+        let agent = Agent::start(
+            AgentConfig {
+                state_dir: dir.join("agent"),
+                host_tag: host_id,
+                images: images.clone(),
+                guests: guests.clone(),
+                acceleration,
+                network,
+                dns: name_servers(),
+                run_as: None,
+                connections: Arc::clone(&front) as Arc<dyn holm_agent::Connections>,
+                limits,
+            },
+            control.targets(),
+        );
+        let agent = Arc::new(agent.await.context("cannot start the agent")?);
+        control.record_host(started).await.context("cannot write the state")?;
+
+        tasks.spawn(Arc::clone(&front).follow(control.clone(), stop.clone()));
+        tasks.spawn(pass_reports(Arc::clone(&agent), control.clone(), stop.clone()));
+        let (told, stopping) = watch::channel(None);
+        let host = Host { state_dir: dir.clone(), control, agent, images, guests, front, stop: told };
+        Ok(Self { host: Arc::new(host), stopping, stop, tasks })
+    }
+
+    /// Serves the API until somebody or a signal says stop, then ends everything in order: instances (unless kept), log,
+    /// ingress, and the API last, so that whoever waits for the end sees how far it is.
+    async fn serve(mut self) -> Result<()> {
+        let state_dir = self.host.state_dir.clone();
+        let listener = holm_api::socket::bind(&state_dir).await;
+        let listener = listener.with_context(|| format!("cannot listen in {}", state_dir.display()))?;
+        let served = CancellationToken::new();
+        let api = holm_api::server::serve(listener, Arc::clone(&self.host), env!("CARGO_PKG_VERSION"), served.clone());
+        let mut api = tokio::spawn(api);
+        let mut interrupt = signal(SignalKind::interrupt()).context("cannot watch for signals")?;
+        let mut terminate = signal(SignalKind::terminate()).context("cannot watch for signals")?;
+        tracing::info!(state = %state_dir.display(), "holm is up");
+        let how = tokio::select! {
+            ended = &mut api => {
+                ended.context("the API panicked")?.context("the API failed")?;
+                bail!("the API ended by itself")
+            }
+            _ = interrupt.recv() => Shutdown { keep_instances: false },
+            _ = terminate.recv() => Shutdown { keep_instances: true },
+            Ok(told) = self.stopping.wait_for(Option::is_some) => told.unwrap_or_default(),
+        };
+        tracing::info!(keep_instances = how.keep_instances, "holm is going down");
+        let recorded = self.end(how).await;
+        served.cancel();
+        api.await.context("the API panicked")?.context("the API failed")?;
+        holm_api::socket::remove(&state_dir).context("cannot remove the socket")?;
+        recorded
+    }
+
+    async fn end(&self, how: Shutdown) -> Result<()> {
+        let host = &self.host;
+        if !how.keep_instances {
+            host.agent.stop_all().await;
+        }
+        self.stop.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+        // What the agent saw last: the ends of the instances it stopped.
+        let last = host.control.report((**host.agent.reports().borrow()).clone()).await;
+        let stopped = host.control.record_host(Event::HostStopped { instances_kept: how.keep_instances }).await;
+        host.front.ingress().shutdown(FAREWELL).await;
+        host.control.clone().close().await;
+        last.and(stopped).context("cannot write the state")
+    }
+}
+
+/// Hands every report of the agent to the control plane.
+async fn pass_reports(agent: Arc<AgentHandle>, control: Control, stop: CancellationToken) {
+    let mut reports = agent.reports();
+    loop {
+        let report = reports.borrow_and_update().clone();
+        if let Err(error) = control.report((*report).clone()).await {
+            tracing::error!(%error, "a report of this host was not recorded");
+        }
+        tokio::select! {
+            changed = reports.changed() => if changed.is_err() { return },
+            () = stop.cancelled() => return,
+        }
+    }
+}
+
+/// The id of this installation, made once: taps, addresses and process markers are derived from it.
+fn host_id(dir: &Path) -> Result<String> {
+    let path = dir.join("host-id");
+    match std::fs::read_to_string(&path) {
+        Ok(id) if id.trim().parse::<uuid::Uuid>().is_ok() => return Ok(id.trim().to_owned()),
+        Ok(_) => bail!("{} is not a host id; an installation cannot go on under another one", path.display()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
+    }
+    let id = uuid::Uuid::now_v7().to_string();
+    let written = write_durably(&path, &id);
+    written.with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(id)
+}
+
+/// Writes a small file so that it is there whole or not at all, also after a power cut.
+fn write_durably(path: &Path, text: &str) -> std::io::Result<()> {
+    use std::io::Write;
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let mut file = tempfile::NamedTempFile::new_in(folder)?;
+    writeln!(file, "{text}")?;
+    file.as_file().sync_all()?;
+    file.persist(path)?;
+    std::fs::File::open(folder)?.sync_all()
+}
+
+fn store_options(options: &UpOptions) -> StoreOptions {
+    let registry = RegistryOptions {
+        credentials_file: options.registry_auth.clone().or_else(|| default_auth(&options.state)),
+        insecure_registries: options.insecure_registries.clone(),
+        ..RegistryOptions::default()
+    };
+    StoreOptions { registry, ..StoreOptions::default() }
+}
+
+/// Credentials for registries when none are named: the installation's own file, else that of the user Holm runs as.
+fn default_auth(state_dir: &Path) -> Option<PathBuf> {
+    let own = state_dir.join("registry-auth.json");
+    let config = std::env::var_os("DOCKER_CONFIG").map(PathBuf::from);
+    let config = config.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".docker")));
+    [Some(own), config.map(|folder| folder.join("config.json"))].into_iter().flatten().find(|path| path.exists())
+}
+
+async fn acceleration(choice: AccelChoice) -> Result<Acceleration> {
+    let probed = match choice {
+        AccelChoice::Tcg => return Ok(Acceleration::tcg("asked for with --accel tcg")),
+        AccelChoice::Auto | AccelChoice::Kvm => holm_vmm::probe::probe(Path::new(QEMU)).await,
+    };
+    if choice == AccelChoice::Kvm && probed.kind != AccelKind::Kvm {
+        bail!("KVM does not work on this host: {}", probed.reason);
+    }
+    Ok(probed)
+}
+
+fn network(choice: NetworkChoice, host_id: &str) -> Result<(NetworkMode, &'static str)> {
+    let missing = match choice {
+        NetworkChoice::User => return Ok((NetworkMode::User, "user")),
+        NetworkChoice::Auto | NetworkChoice::Privileged => holm_network::privileges().err(),
+    };
+    match (choice, missing) {
+        (_, None) => {
+            let config = holm_network::Config { host_id: host_id.to_owned() };
+            let network = holm_network::Network::privileged(&config).context("cannot set up the network")?;
+            Ok((NetworkMode::Privileged(Arc::new(network)), "privileged"))
+        }
+        (NetworkChoice::Privileged, Some(missing)) => bail!("the privileged network is not possible: {missing}"),
+        (_, Some(missing)) => {
+            tracing::warn!(%missing, "instances use QEMU's user network");
+            Ok((NetworkMode::User, "user"))
+        }
+    }
+}
+
+/// The host's IPv6 name servers, for guests with a routed network: they have no IPv4.
+fn name_servers() -> Vec<String> {
+    let text = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+    let servers = text.lines().filter_map(|line| line.trim().strip_prefix("nameserver"));
+    let reachable = |address: &std::net::Ipv6Addr| !address.is_loopback() && !address.is_unicast_link_local();
+    servers.filter_map(|server| server.trim().parse().ok()).filter(reachable).map(|a| a.to_string()).collect()
+}

@@ -1,0 +1,72 @@
+//! `holm scale`, `stop`, `start` and `destroy`: wishes that are recorded at once and carried out by the server.
+
+use holm_api::wire::Command;
+use holm_model::id::AppKey;
+use serde::Serialize;
+use uuid::Uuid;
+
+use super::Context;
+use crate::args::{Destroy, NamedApp, Scale};
+use crate::exit::Failure;
+use crate::target::parse_app;
+
+#[derive(Serialize)]
+struct Changed<'a> {
+    app: &'a AppKey,
+    changed: bool,
+}
+
+/// Sends commands one after the other and shows one answer for all.
+pub(crate) async fn send(
+    context: &Context<'_>,
+    verb: &str,
+    app: &AppKey,
+    commands: Vec<Command>,
+    done: &str,
+) -> Result<(), Failure> {
+    let mut changed = false;
+    for command in commands {
+        changed |= context.client.submit(&command, Uuid::now_v7()).await?.changed;
+    }
+    context.out.show(verb, &Changed { app, changed }, |answer| match answer.changed {
+        true => format!("{app}: {done}\n"),
+        false => format!("{app} is so already: nothing to do\n"),
+    })
+}
+
+pub(crate) async fn scale(scale: &Scale, context: &Context<'_>) -> Result<(), Failure> {
+    let app = scale.app.resolve(None)?;
+    let command = |(process, instances): &(_, _)| Command::Scale {
+        app: app.clone(),
+        process: Clone::clone(process),
+        instances: *instances,
+    };
+    let words = scale.counts.iter().map(|(process, count)| match count {
+        Some(count) => format!("`{process}` to {count}"),
+        None => format!("`{process}` to the manifest's count"),
+    });
+    let done = format!("scaled {}; `holm ps {app}` shows the instances", words.collect::<Vec<_>>().join(", "));
+    send(context, "scale", &app, scale.counts.iter().map(command).collect(), &done).await
+}
+
+pub(crate) async fn stop(app: &NamedApp, context: &Context<'_>) -> Result<(), Failure> {
+    let app = app.resolve()?;
+    let done = format!("its instances stop; `holm start {app}` starts it again");
+    send(context, "stop", &app, vec![Command::Stop { app: app.clone() }], &done).await
+}
+
+pub(crate) async fn start(app: &NamedApp, context: &Context<'_>) -> Result<(), Failure> {
+    let app = app.resolve()?;
+    let done = format!("its instances start; `holm ps {app}` shows them");
+    send(context, "start", &app, vec![Command::Start { app: app.clone() }], &done).await
+}
+
+pub(crate) async fn destroy(destroy: &Destroy, context: &Context<'_>) -> Result<(), Failure> {
+    let app = parse_app(&destroy.name, destroy.env.as_ref())?;
+    if !destroy.yes {
+        return Err(Failure::usage(format!("`{app}` would be removed with its releases, routes and instances"))
+            .hint(format!("if that is meant: `holm destroy {app} --yes`")));
+    }
+    let done = "destroyed; its instances stop";
+    send(context, "destroy", &app, vec![Command::Destroy { app: app.clone() }], done).await
+}
