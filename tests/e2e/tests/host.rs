@@ -1,0 +1,387 @@
+//! One host without privileges: what a user does with apps, and what happens when things break.
+
+use std::collections::BTreeSet;
+use std::io::{BufRead, BufReader, Write};
+use std::process::{ExitCode, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use holm_e2e::{Batch, Test, run, wait_for};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use xtask::client;
+use xtask::images::{self, Certificate};
+use xtask::registry::Registry;
+use xtask::site::{free_port, loopback};
+use xtask::workspace::cache;
+
+const TESTS: [Test; 12] = [
+    ("deployed_image_is_reached_through_its_port", deployed_image_is_reached_through_its_port),
+    ("exec_has_input_output_status_and_terminal", exec_has_input_output_status_and_terminal),
+    ("rollout_scale_and_rollback_lose_no_request", rollout_scale_and_rollback_lose_no_request),
+    ("deployment_that_exits_fails_at_once_and_the_old_release_serves", failed_deployment_leaves_the_old_release),
+    ("app_over_its_memory_cap_is_killed_and_explained", app_over_its_memory_cap_is_killed_and_explained),
+    ("image_from_a_registry_is_reached_by_tls_host_name", image_from_a_registry_is_reached_by_tls_host_name),
+    ("logs_are_followed_across_instances", logs_are_followed_across_instances),
+    ("killed_holm_adopts_what_runs_and_loses_nothing", killed_holm_adopts_what_runs_and_loses_nothing),
+    ("killed_microvm_is_replaced", killed_microvm_is_replaced),
+    ("guest_that_hangs_is_killed_after_its_grace", guest_that_hangs_is_killed_after_its_grace),
+    ("stopped_started_and_destroyed", stopped_started_and_destroyed),
+    ("rubbish_is_refused_and_harms_nothing", rubbish_is_refused_and_harms_nothing),
+];
+
+/// The port that TLS host names share; chosen before Holm starts.
+static SNI_PORT: AtomicU64 = AtomicU64::new(0);
+
+fn main() -> ExitCode {
+    let sni = free_port().unwrap_or(8443);
+    SNI_PORT.store(u64::from(sni), Ordering::Relaxed);
+    let batch = Batch::new(&["--network", "user", "--sni-port", &sni.to_string()]);
+    run(batch, Batch::begin, &TESTS, ("down_leaves_nothing_behind", down_leaves_nothing_behind))
+}
+
+/// Deploys the example app under the name `app` and gives its port.
+fn deploy_hello(batch: &Batch, app: &str, greeting: &str, port: u16) -> Result<()> {
+    let image = hello_image(batch)?;
+    let manifest = batch.site.manifest(app, &hello_manifest(app, greeting, port))?;
+    batch.site.ok(&["deploy", &image, "-f", &manifest]).map(drop)
+}
+
+fn hello_image(batch: &Batch) -> Result<String> {
+    images::hello(&batch.path().join("hello"), &batch.site.programs().hello)
+}
+
+fn busybox_image(batch: &Batch) -> Result<String> {
+    images::busybox(&cache(), &batch.path().join("busybox"))
+}
+
+fn hello_manifest(app: &str, greeting: &str, port: u16) -> String {
+    images::hello_manifest(port, greeting).replace("app = \"hello\"", &format!("app = {app:?}"))
+}
+
+/// The instances of `app` as `holm ps --json` shows them.
+fn instances(batch: &Batch, app: &str) -> Result<Vec<Value>> {
+    let shown = batch.site.json(&["ps", "--all", app])?;
+    shown["instances"].as_array().cloned().with_context(|| format!("no instances in {shown}"))
+}
+
+/// The instances of `app` that serve.
+fn healthy(batch: &Batch, app: &str) -> Result<Vec<String>> {
+    let healthy = instances(batch, app)?.into_iter().filter(|i| i["phase"] == "healthy" && i["retired"].is_null());
+    Ok(healthy.filter_map(|i| i["instance"].as_str().map(str::to_owned)).collect())
+}
+
+fn deployed_image_is_reached_through_its_port(batch: &Batch) -> Result<()> {
+    let port = free_port()?;
+    deploy_hello(batch, "first", "good morning", port)?;
+    let answer = client::get(port, "/")?;
+    ensure!(answer.starts_with("good morning from first.web."), "{answer}");
+    ensure!(answer.ends_with(", v1\n"), "{answer}");
+
+    let again = batch.site.json(&[
+        "deploy",
+        &hello_image(batch)?,
+        "-f",
+        &batch.site.manifest("first", &hello_manifest("first", "good morning", port))?,
+    ])?;
+    ensure!(again["deployment"]["release"] == 1, "the same image and manifest made another release: {again}");
+    ensure!(client::get(port, "/")? == answer, "the same deployment replaced the instance");
+
+    let (ours, theirs) = (client::get(port, "/big/3000000")?, vec!['x'; 3_000_000]);
+    ensure!(ours.len() == theirs.len(), "{} bytes came through", ours.len());
+    Ok(())
+}
+
+fn exec_has_input_output_status_and_terminal(batch: &Batch) -> Result<()> {
+    let manifest = "schema = 1\napp = \"box\"\n[process.web]\nmemory = \"64MiB\"\n[process.web.stop]\ngrace = \"2s\"\n[config]\nFROM_MANIFEST = \"yes\"\n";
+    batch.site.ok(&["deploy", &busybox_image(batch)?, "-f", &batch.site.manifest("box", manifest)?])?;
+
+    let ran = batch.site.run(&["exec", "box", "--", "sh", "-c", "echo out; echo err >&2; exit 7"])?;
+    ensure!((ran.status, &*ran.stdout, &*ran.stderr) == (7, "out\n", "err\n"), "{ran:?}");
+    let environment = batch.site.ok(&["exec", "box", "--", "env"])?;
+    for expected in ["FROM_IMAGE=yes", "FROM_MANIFEST=yes", "HOLM_APP=box", "HOLM_ENV=prod", "HOLM_RELEASE=v1"] {
+        ensure!(environment.lines().any(|line| line == expected), "no {expected} in\n{environment}");
+    }
+
+    let mut cat = batch.site.holm(&["exec", "-i", "box", "--", "cat"]);
+    let mut cat = cat.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+    let text = "holm\n".repeat(50_000);
+    let mut input = cat.stdin.take().context("no input")?;
+    let sent = text.clone();
+    let writing = std::thread::spawn(move || input.write_all(sent.as_bytes()));
+    let output = cat.wait_with_output()?;
+    writing.join().ok().context("the writer panicked")??;
+    ensure!(output.stdout == text.as_bytes(), "{} of {} bytes came back", output.stdout.len(), text.len());
+
+    let ran = batch.site.run(&["exec", "box", "--", "/no/such/program"])?;
+    ensure!(ran.status == 127 && ran.stderr.contains("/no/such/program"), "{ran:?}");
+
+    // `script` gives the command a terminal on this side too.
+    let inner = format!(
+        "{} exec -it box -- sh -c 'stty size; tty 2>/dev/null; test -t 0 && echo a terminal'",
+        batch.site.programs().holm.display()
+    );
+    let mut script = batch.site.outside("script", &["-qec", &inner, "/dev/null"]);
+    let output = script.env("HOLM_STATE", batch.site.state()).output().context("cannot run script")?;
+    let seen = String::from_utf8_lossy(&output.stdout);
+    ensure!(seen.contains("a terminal"), "no terminal: {seen}{}", String::from_utf8_lossy(&output.stderr));
+    Ok(())
+}
+
+fn rollout_scale_and_rollback_lose_no_request(batch: &Batch) -> Result<()> {
+    let port = free_port()?;
+    deploy_hello(batch, "rolling", "one", port)?;
+    let stop = AtomicBool::new(false);
+    let asked = AtomicU64::new(0);
+    let (done, failures) = std::thread::scope(|scope| {
+        let asking = scope.spawn(|| {
+            let mut failures = Vec::new();
+            while !stop.load(Ordering::Relaxed) {
+                asked.fetch_add(1, Ordering::Relaxed);
+                if let Err(error) = client::get(port, "/") {
+                    failures.push(format!("{error:#}"));
+                }
+                std::thread::park_timeout(Duration::from_millis(5));
+            }
+            failures
+        });
+        let act = || -> Result<()> {
+            batch.site.ok(&["scale", "--app", "rolling", "web=2"])?;
+            ensure!(answers(port, 2)?.iter().all(|answer| answer.starts_with("one")));
+            deploy_hello(batch, "rolling", "two", port)?;
+            ensure!(answers(port, 2)?.iter().all(|answer| answer.starts_with("two")));
+            batch.site.ok(&["rollback", "rolling"])?;
+            ensure!(answers(port, 2)?.iter().all(|answer| answer.starts_with("one")));
+            batch.site.ok(&["restart", "rolling"])?;
+            batch.site.ok(&["scale", "--app", "rolling", "web=1"])?;
+            Ok(())
+        };
+        let done = act();
+        stop.store(true, Ordering::Relaxed);
+        (done, asking.join())
+    });
+    done?;
+    let failures = failures.ok().context("the client panicked")?;
+    let asked = asked.load(Ordering::Relaxed);
+    ensure!(failures.is_empty(), "{} of {asked} requests failed, the first: {}", failures.len(), failures[0]);
+    let releases = batch.site.json(&["releases", "rolling"])?;
+    ensure!(releases["releases"].as_array().is_some_and(|all| all.len() == 2), "{releases}");
+    Ok(())
+}
+
+/// Asks until `count` different instances have answered.
+fn answers(port: u16, count: usize) -> Result<BTreeSet<String>> {
+    let mut seen = BTreeSet::new();
+    wait_for("every instance to answer", || {
+        seen.insert(client::get(port, "/")?);
+        Ok((seen.len() >= count).then(|| seen.clone()))
+    })
+}
+
+fn failed_deployment_leaves_the_old_release(batch: &Batch) -> Result<()> {
+    let port = free_port()?;
+    deploy_hello(batch, "failing", "still here", port)?;
+    let broken = hello_manifest("failing", "never", port).replace("[\"--port\", \"8080\"]", "[\"--fail\", \"3\"]");
+    let manifest = batch.site.manifest("failing", &broken)?;
+    let ran = batch.site.run(&["deploy", &hello_image(batch)?, "-f", &manifest])?;
+    ensure!(ran.status == 5, "exit status {}: {}", ran.status, ran.stderr);
+    for expected in ["exited with status 3", "hello: told to fail"] {
+        ensure!(ran.stderr.contains(expected), "no `{expected}` in\n{}", ran.stderr);
+    }
+    ensure!(client::get(port, "/")?.starts_with("still here"));
+    let status = batch.site.ok(&["status", "failing"])?;
+    ensure!(status.contains("v1"), "{status}");
+    Ok(())
+}
+
+fn app_over_its_memory_cap_is_killed_and_explained(batch: &Batch) -> Result<()> {
+    let port = free_port()?;
+    deploy_hello(batch, "eater", "yum", port)?;
+    let before = healthy(batch, "eater")?;
+    let name = before.first().context("no healthy instance")?;
+    // The answer never comes: the process is killed while it takes the memory.
+    let _ = client::get(port, "/eat/200");
+    let explained = wait_for("the end to be explained", || {
+        let text = batch.site.ok(&["explain", name])?;
+        Ok(text.contains("memory cap of 64 MiB").then_some(text))
+    });
+    explained.with_context(|| batch.site.ok(&["explain", name]).unwrap_or_default())?;
+    wait_for("a replacement", || Ok(healthy(batch, "eater")?.first().filter(|now| *now != name).cloned()))?;
+    ensure!(client::get(port, "/")?.starts_with("yum"));
+    Ok(())
+}
+
+fn image_from_a_registry_is_reached_by_tls_host_name(batch: &Batch) -> Result<()> {
+    let sni = u16::try_from(SNI_PORT.load(Ordering::Relaxed))?;
+    let certificate = Certificate::new("shop.example")?;
+    let layout = images::nginx(&cache(), &batch.path().join("nginx"), &certificate)?;
+    let registry = Registry::start(&cache(), &batch.path().join("registry"))?;
+    let tagged = registry.push(&layout, "1", "shop")?;
+    let digest = images::digest_of(&layout, "1")?;
+    let manifest = batch.site.manifest("shop", images::SHOP_MANIFEST)?;
+    let deployed = batch.site.json(&["deploy", &tagged, "-f", &manifest])?;
+    ensure!(deployed["deployment"]["digest"] == digest, "the tag was not resolved to {digest}: {deployed}");
+    drop(registry);
+
+    let page = client::get_tls(sni, "shop.example", &certificate)?;
+    ensure!(page.contains(images::SHOP_PAGE), "{page}");
+    let refused = client::get_tls(sni, "other.example", &certificate).err().context("an unknown name was served")?;
+    ensure!(format!("{refused:#}").contains("UnrecognisedName"), "{refused:#}");
+    Ok(())
+}
+
+fn logs_are_followed_across_instances(batch: &Batch) -> Result<()> {
+    let port = free_port()?;
+    deploy_hello(batch, "talker", "hi", port)?;
+    let mut follow = batch.site.holm(&["logs", "-f", "talker"]);
+    let mut follow = follow.stdout(Stdio::piped()).spawn()?;
+    let mut lines = BufReader::new(follow.stdout.take().context("no output")?).lines();
+    let mut until = |wanted: &str| -> Result<()> {
+        for line in &mut lines {
+            if line?.contains(wanted) {
+                return Ok(());
+            }
+        }
+        bail!("the log ended before `{wanted}`")
+    };
+    let result = (|| {
+        until("listening on port 8080")?;
+        client::get(port, "/slow/1")?;
+        until("GET /slow/1 200")?;
+        batch.site.ok(&["restart", "talker"])?;
+        until("listening on port 8080")?;
+        client::get(port, "/slow/2")?;
+        until("GET /slow/2 200")
+    })();
+    follow.kill()?;
+    follow.wait()?;
+    result?;
+    let past = batch.site.ok(&["logs", "talker", "--since", "1h"])?;
+    ensure!(past.contains("GET /slow/1 200") && past.contains("GET /slow/2 200"), "{past}");
+    ensure!(batch.site.ok(&["logs", "talker", "-n", "1"])?.lines().count() == 1);
+    Ok(())
+}
+
+fn holm_pid(batch: &Batch) -> Result<Pid> {
+    let all = batch.site.processes()?;
+    let found = all.iter().find(|(_, line)| line.contains("/holm up "));
+    let pid = found.map(|(pid, _)| *pid).with_context(|| format!("no Holm among {all:?}"))?;
+    i32::try_from(pid).ok().and_then(Pid::from_raw).context("not a process id")
+}
+
+/// The microVM's process of an instance.
+fn qemu_of(batch: &Batch, instance: &str) -> Result<Pid> {
+    let all = batch.site.processes()?;
+    let of_instance = |line: &str| line.contains("qemu") && line.contains(&format!("/{instance} "));
+    let found: Vec<_> = all.iter().filter(|(_, line)| of_instance(line)).collect();
+    ensure!(found.len() == 1, "{} microVMs of {instance}: {all:#?}", found.len());
+    i32::try_from(found[0].0).ok().and_then(Pid::from_raw).context("not a process id")
+}
+
+fn killed_holm_adopts_what_runs_and_loses_nothing(batch: &Batch) -> Result<()> {
+    let port = free_port()?;
+    deploy_hello(batch, "survivor", "here", port)?;
+    let name = healthy(batch, "survivor")?.pop().context("no healthy instance")?;
+    let vm = qemu_of(batch, &name)?;
+    let answer = client::get(port, "/")?;
+
+    // Acknowledged right before the kill: it must not be lost.
+    batch.site.ok(&["route", "add", "--app", "survivor", "web", "--port", "8080", "--sni", "survivor.example"])?;
+    kill_process(holm_pid(batch)?, Signal::KILL)?;
+    wait_for("Holm's end", || Ok((batch.site.run(&["status"])?.status == 3).then_some(())))?;
+    ensure!(qemu_of(batch, &name)? == vm, "the microVM did not outlive Holm");
+    batch.up()?;
+    wait_for("the instance to be adopted", || Ok(healthy(batch, "survivor")?.contains(&name).then_some(())))?;
+    ensure!(qemu_of(batch, &name)? == vm, "another microVM was started");
+    wait_for("the route", || Ok((client::get(port, "/").ok().as_ref() == Some(&answer)).then_some(())))?;
+    let routes = batch.site.ok(&["route", "list", "survivor"])?;
+    ensure!(routes.contains("survivor.example"), "the acknowledged route is gone:\n{routes}");
+    let log = batch.site.ok(&["logs", "survivor"])?;
+    ensure!(log.matches("listening on port 8080").count() == 1, "lines were lost or repeated:\n{log}");
+    let ran = batch.site.run(&["exec", "survivor", "--", "/hello", "--fail", "4"])?;
+    ensure!(ran.status == 4, "exec after adoption: {ran:?}");
+    Ok(())
+}
+
+fn killed_microvm_is_replaced(batch: &Batch) -> Result<()> {
+    let port = free_port()?;
+    deploy_hello(batch, "phoenix", "again", port)?;
+    let name = healthy(batch, "phoenix")?.pop().context("no healthy instance")?;
+    kill_process(qemu_of(batch, &name)?, Signal::KILL)?;
+    wait_for("a replacement", || Ok(healthy(batch, "phoenix")?.first().filter(|now| **now != name).cloned()))?;
+    wait_for("an answer", || Ok(client::get(port, "/").ok()))?;
+    let explained = batch.site.ok(&["explain", &name])?;
+    ensure!(explained.contains("lost"), "{explained}");
+    Ok(())
+}
+
+fn guest_that_hangs_is_killed_after_its_grace(batch: &Batch) -> Result<()> {
+    let port = free_port()?;
+    deploy_hello(batch, "frozen", "brr", port)?;
+    let name = healthy(batch, "frozen")?.pop().context("no healthy instance")?;
+    kill_process(qemu_of(batch, &name)?, Signal::STOP)?;
+    batch.site.ok(&["stop", "frozen"])?;
+    wait_for("the end of the hung guest", || {
+        let all = instances(batch, "frozen")?;
+        Ok(all.iter().find(|i| i["instance"] == name.as_str() && i["phase"] == "ended").cloned())
+    })?;
+    let explained = batch.site.ok(&["explain", &name])?;
+    ensure!(explained.contains("killed"), "{explained}");
+    ensure!(batch.site.processes()?.iter().all(|(_, line)| !line.contains(&format!("/{name} "))));
+    Ok(())
+}
+
+fn stopped_started_and_destroyed(batch: &Batch) -> Result<()> {
+    let port = free_port()?;
+    deploy_hello(batch, "cycle", "round", port)?;
+    batch.site.ok(&["stop", "cycle"])?;
+    wait_for("no instance", || Ok(healthy(batch, "cycle")?.is_empty().then_some(())))?;
+    ensure!(client::get_from(loopback(port), "/").is_err(), "a stopped app answers");
+    batch.site.ok(&["start", "cycle"])?;
+    wait_for("an answer", || Ok(client::get(port, "/").ok()))?;
+    let refused = batch.site.run(&["destroy", "cycle"])?;
+    ensure!(refused.status == 2, "destroyed without --yes: {refused:?}");
+    batch.site.ok(&["destroy", "cycle", "--yes"])?;
+    wait_for("the app to be gone", || Ok((!batch.site.ok(&["status"])?.contains("cycle")).then_some(())))
+}
+
+fn rubbish_is_refused_and_harms_nothing(batch: &Batch) -> Result<()> {
+    let manifest = |text: &str| batch.site.manifest("rubbish", text);
+    let unknown = manifest("schema = 1\napp = \"rubbish\"\n\n[process.web]\nmemroy = \"64MiB\"\n")?;
+    let ran = batch.site.run(&["deploy", "oci:/nowhere", "-f", &unknown])?;
+    ensure!(ran.status == 2 && ran.stderr.contains(":5:1") && ran.stderr.contains('^'), "{ran:?}");
+
+    let sound = manifest("schema = 1\napp = \"rubbish\"\n[process.web]\n")?;
+    let ran = batch.site.run(&["deploy", "oci:/no/such/folder:1", "-f", &sound])?;
+    ensure!(ran.status == 5 && ran.stderr.contains("/no/such/folder"), "{ran:?}");
+    let taken = free_port()?;
+    deploy_hello(batch, "owner", "mine", taken)?;
+    let thief = manifest(&hello_manifest("rubbish", "yours", taken))?;
+    let ran = batch.site.run(&["deploy", &hello_image(batch)?, "-f", &thief])?;
+    ensure!(ran.status == 4 && ran.stderr.contains("owner"), "{ran:?}");
+    for command in [vec!["status", "nobody"], vec!["logs", "nobody"], vec!["explain", "nobody.web.1"]] {
+        let ran = batch.site.run(&command)?;
+        ensure!(ran.status != 0 && ran.stderr.starts_with("error: "), "{command:?}: {ran:?}");
+    }
+    batch.site.ok(&["destroy", "owner", "--yes"])?;
+    batch.site.ok(&["destroy", "rubbish", "--yes"])?;
+    wait_for("the apps to be gone", || {
+        let status = batch.site.ok(&["status"])?;
+        Ok((!status.contains("owner") && !status.contains("rubbish")).then_some(()))
+    })?;
+    let findings = batch.site.json(&["doctor"])?;
+    let log = findings["findings"].as_array().into_iter().flatten().find(|f| f["subject"] == "event log").cloned();
+    ensure!(log.as_ref().is_some_and(|f| f["level"] == "ok"), "{findings}");
+    Ok(())
+}
+
+fn down_leaves_nothing_behind(batch: &Batch) -> Result<()> {
+    batch.site.ok(&["down"])?;
+    let left = batch.site.processes()?;
+    ensure!(left.is_empty(), "processes are left: {left:#?}");
+    ensure!(!batch.site.state().join("holm.sock").exists(), "the socket is left");
+    let cgroups = batch.site.cgroups();
+    ensure!(cgroups.is_empty(), "cgroups are left: {cgroups:?}");
+    Ok(())
+}

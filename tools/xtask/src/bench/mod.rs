@@ -1,0 +1,91 @@
+//! `cargo xtask bench platform`: measures the figures Holm should reach, and says which it reaches on this machine.
+//!
+//! | module | concept |
+//! | --- | --- |
+//! | `reach` | what each figure should reach, from `bench/platform.toml` |
+//! | `samples` | medians and the like |
+//! | `report` | the table, and the document with the raw samples |
+//! | `machine` | what was measured on |
+//! | `installation` | a running Holm, ended with everything of it |
+//! | `deploy` | our own share of deploy-to-first-byte |
+//! | `ingress` | the ingress beside HAProxy |
+//! | `image` | image builds beside umoci and mkfs.erofs |
+//! | `crowd` | `holm status` and the host's memory with 20 instances |
+//!
+//! What is measured runs in release builds; this program only starts it and looks on.
+
+mod crowd;
+mod deploy;
+mod image;
+mod ingress;
+mod installation;
+mod machine;
+mod reach;
+mod report;
+mod samples;
+
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use clap::{Args, ValueEnum};
+
+use crate::workspace::workspace;
+use reach::Reaches;
+use report::{Measured, Report};
+
+/// What the benchmark can be told.
+#[derive(Debug, Args)]
+pub struct Options {
+    /// What to measure; everything when none is named
+    figures: Vec<Figure>,
+    /// Write the figures with their raw samples to this file
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+/// What can be measured alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+enum Figure {
+    /// Our own share of deploy-to-first-byte
+    Deploy,
+    /// Latency, throughput and connections of the ingress, beside HAProxy
+    Ingress,
+    /// Image builds, beside umoci and mkfs.erofs
+    Image,
+    /// The time of `holm status` with 20 instances
+    Status,
+    /// The memory of the host process with 20 instances
+    Memory,
+}
+
+/// Measures, prints the table, and writes the document.
+///
+/// # Errors
+/// When something cannot be measured; what was started is ended first. A figure that is not reached is no error.
+pub fn platform(options: &Options) -> Result<()> {
+    let reaches = Reaches::read(&workspace().join("bench/platform.toml"))?;
+    let machine = machine::look();
+    let wanted = |figure| options.figures.is_empty() || options.figures.contains(&figure);
+    let mut measured: Vec<Measured> = Vec::new();
+    if wanted(Figure::Deploy) {
+        measured.extend(deploy::measure().context("cannot measure deployments")?);
+    }
+    if wanted(Figure::Ingress) {
+        measured.extend(ingress::measure().context("cannot measure the ingress")?);
+    }
+    if wanted(Figure::Image) {
+        measured.extend(image::measure().context("cannot measure image builds")?);
+    }
+    if wanted(Figure::Status) || wanted(Figure::Memory) {
+        let what = crowd::What { status: wanted(Figure::Status), memory: wanted(Figure::Memory) };
+        measured.extend(crowd::measure(what).context("cannot measure a host with 20 instances")?);
+    }
+    let report = Report::new(&reaches, machine, measured)?;
+    println!("\n{}", report.table());
+    if let Some(file) = &options.json {
+        let text = serde_json::to_string_pretty(&report.document())?;
+        fs::write(file, text + "\n").with_context(|| format!("cannot write {}", file.display()))?;
+    }
+    Ok(())
+}

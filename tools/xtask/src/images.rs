@@ -1,0 +1,175 @@
+//! The images of the demo and the tests: the example app, nginx with TLS and busybox, packed without Docker.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use holm_image::ImageConfig;
+use holm_image::pack::{Compression, LayerBuilder, add_image};
+use rustls::pki_types::CertificateDer;
+
+use crate::command::{command, output};
+use crate::debian;
+
+/// What nginx serves at `/`.
+pub const SHOP_PAGE: &str = "nobody here wrote the server of this page";
+
+/// Packages of Debian's nginx and of the libraries it loads.
+const NGINX_PACKAGES: [&str; 8] =
+    ["nginx", "nginx-common", "libc6", "libcrypt1", "libpcre2-8-0", "libssl3", "zlib1g", "media-types"];
+
+/// A manifest for nginx behind the host name `shop.example`.
+pub const SHOP_MANIFEST: &str = r#"schema = 1
+app = "shop"
+
+[process.web]
+memory = "96MiB"
+
+[process.web.health]
+tcp = { port = 8443 }
+interval = "1s"
+
+[process.web.stop]
+grace = "5s"
+drain = "2s"
+
+[[route]]
+process = "web"
+port = 8443
+sni = "shop.example"
+"#;
+
+/// A manifest for the example app: a health check, a route from `port` of the host, and its greeting.
+#[must_use]
+pub fn hello_manifest(port: u16, greeting: &str) -> String {
+    let example = include_str!("../../../examples/hello/holm.toml");
+    let moved = example.replace("listen = 8080", &format!("listen = {port}"));
+    moved.replace("GREETING = \"hello\"", &format!("GREETING = {greeting:?}"))
+}
+
+/// A certificate for one host name, signed by itself.
+#[derive(Debug)]
+pub struct Certificate {
+    der: CertificateDer<'static>,
+    pem: String,
+    key_pem: String,
+}
+
+impl Certificate {
+    /// A new certificate and key for `name`.
+    ///
+    /// # Errors
+    /// When `name` cannot stand in a certificate.
+    pub fn new(name: &str) -> Result<Self> {
+        let made = rcgen::generate_simple_self_signed([name.to_owned()])?;
+        let key_pem = made.signing_key.serialize_pem();
+        Ok(Self { der: made.cert.der().clone(), pem: made.cert.pem(), key_pem })
+    }
+
+    /// The certificate as TLS clients want it.
+    #[must_use]
+    pub const fn der(&self) -> &CertificateDer<'static> {
+        &self.der
+    }
+}
+
+/// Packs the static program `hello` alone into a layout in `folder`; gives `oci:folder:1`.
+///
+/// # Errors
+/// When the program cannot be read or the folder not be written.
+pub fn hello(folder: &Path, hello: &Path) -> Result<String> {
+    let program = fs::read(hello).with_context(|| format!("cannot read {}", hello.display()))?;
+    let mut layer = LayerBuilder::new();
+    layer.file("hello", program).mode(0o755);
+    let config = ImageConfig {
+        entrypoint: vec!["/hello".to_owned()],
+        cmd: vec!["--port".to_owned(), "8080".to_owned()],
+        user: "1000:1000".to_owned(),
+        ..ImageConfig::default()
+    };
+    add_image(folder, "1", &[layer.to_tar()], Compression::Gzip, &config)?;
+    Ok(format!("oci:{}:1", folder.display()))
+}
+
+/// Packs Debian's static busybox with its usual names into a layout in `folder`; gives `oci:folder:1`.
+///
+/// # Errors
+/// When the package cannot be had or the folder not be written.
+pub fn busybox(cache: &Path, folder: &Path) -> Result<String> {
+    let unpacked = debian::unpacked(&cache.join("busybox-static"), &["busybox-static"])?;
+    let mut layer = LayerBuilder::new();
+    layer.file("bin/busybox", fs::read(unpacked.join("bin/busybox"))?).mode(0o755);
+    for name in ["sh", "cat", "echo", "env", "httpd", "id", "ls", "nc", "sleep", "stty", "wget", "kill", "ping", "df"] {
+        layer.symlink(format!("bin/{name}"), "busybox");
+    }
+    layer.file("etc/passwd", "root:x:0:0:root:/:/bin/sh\nweb:x:33:33:web:/srv:/bin/sh\n");
+    layer.file("etc/group", "root:x:0:\nweb:x:33:\n");
+    layer.file("srv/index.html", "busybox\n");
+    let config = ImageConfig {
+        cmd: ["/bin/httpd", "-f", "-p", "8080", "-h", "/srv"].map(str::to_owned).to_vec(),
+        env: vec!["PATH=/bin".to_owned(), "FROM_IMAGE=yes".to_owned()],
+        ..ImageConfig::default()
+    };
+    add_image(folder, "1", &[layer.to_tar()], Compression::Zstd, &config)?;
+    Ok(format!("oci:{}:1", folder.display()))
+}
+
+/// Packs nginx from Debian packages, with a TLS server for `certificate`, into a layout in `folder`: the packages as one
+/// layer, the configuration as another. The tag is `1`.
+///
+/// # Errors
+/// When the packages cannot be had or the folder not be written.
+pub fn nginx(cache: &Path, folder: &Path, certificate: &Certificate) -> Result<PathBuf> {
+    let unpacked = debian::unpacked(&cache.join("nginx"), &NGINX_PACKAGES)?;
+    let mut packages = LayerBuilder::new();
+    for part in ["etc", "lib", "lib64", "usr/lib", "usr/sbin", "usr/share/nginx"] {
+        let from = unpacked.join(part);
+        if from.exists() {
+            packages.tree(&from, part)?;
+        }
+    }
+    let mut site = LayerBuilder::new();
+    site.file("etc/passwd", "root:x:0:0:root:/:/bin/sh\nwww-data:x:33:33:www-data:/var/www:/bin/sh\n");
+    site.file("etc/group", "root:x:0:\nwww-data:x:33:\n");
+    site.file("etc/nginx/nginx.conf", NGINX_CONF);
+    site.file("etc/nginx/cert.pem", certificate.pem.as_str());
+    site.file("etc/nginx/key.pem", certificate.key_pem.as_str()).mode(0o600);
+    site.file("srv/index.html", format!("{SHOP_PAGE}\n"));
+    for made in ["var/lib/nginx", "var/log/nginx", "run", "tmp"] {
+        site.folder(made);
+    }
+    let config = ImageConfig {
+        entrypoint: vec!["/usr/sbin/nginx".to_owned()],
+        cmd: ["-g", "daemon off;"].map(str::to_owned).to_vec(),
+        stop_signal: Some("SIGQUIT".to_owned()),
+        ..ImageConfig::default()
+    };
+    add_image(folder, "1", &[packages.to_tar(), site.to_tar()], Compression::Gzip, &config)?;
+    Ok(folder.to_owned())
+}
+
+const NGINX_CONF: &str = "user www-data;
+worker_processes 1;
+pid /run/nginx.pid;
+error_log stderr notice;
+events { worker_connections 512; }
+http {
+    access_log /dev/stdout;
+    server {
+        listen [::]:8443 ssl ipv6only=off;
+        ssl_certificate /etc/nginx/cert.pem;
+        ssl_certificate_key /etc/nginx/key.pem;
+        root /srv;
+    }
+}
+";
+
+/// The digest of the image `tag` in the layout `folder`, as skopeo sees it.
+///
+/// # Errors
+/// When skopeo cannot read the layout.
+pub fn digest_of(folder: &Path, tag: &str) -> Result<String> {
+    let image = format!("oci:{}:{tag}", folder.display());
+    let shown = output(command(folder, "skopeo", &["inspect", "--format", "{{.Digest}}"]).arg(image))?;
+    Ok(shown.trim().to_owned())
+}

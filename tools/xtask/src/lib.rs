@@ -1,0 +1,19 @@
+//! Tools for developing Holm, as a library: the end-to-end tests use the same registry, images and throwaway installations
+//! as the demo. It may not be used by anything that is shipped.
+
+#![forbid(unsafe_code)]
+#![allow(clippy::print_stdout, reason = "a tool that a developer watches")]
+
+pub mod bench;
+pub mod build;
+pub mod client;
+mod command;
+mod debian;
+pub mod demo;
+mod deny;
+pub mod guest;
+pub mod images;
+pub mod registry;
+pub mod site;
+pub mod test;
+pub mod workspace;

@@ -1,0 +1,149 @@
+//! `cargo xtask test`: every check in turn, and one line that counts them.
+
+use std::ffi::OsString;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+
+use crate::command::command;
+use crate::workspace::{cache, cargo, workspace};
+use crate::{debian, deny};
+
+/// How many checks passed and failed.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+struct Count {
+    passed: u64,
+    failed: u64,
+}
+
+impl Count {
+    fn add(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+    }
+
+    const fn of(success: bool) -> Self {
+        if success { Self { passed: 1, failed: 0 } } else { Self { passed: 0, failed: 1 } }
+    }
+}
+
+/// A named part of the test run.
+struct Stage {
+    name: &'static str,
+    run: fn(&Path) -> Result<Count>,
+}
+
+const STAGES: [Stage; 6] = [
+    Stage { name: "format", run: |root| check(root, &["fmt", "--all", "--check"]) },
+    Stage {
+        name: "lints",
+        run: |root| check(root, &["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"]),
+    },
+    Stage { name: "dependencies", run: |root| deny::check(root).map(Count::of) },
+    Stage { name: "docs", run: |root| check(root, &["doc", "--quiet", "--workspace", "--no-deps"]) },
+    Stage { name: "tests", run: |root| tests(root, &["--workspace", "--exclude", "holm-e2e"]) },
+    Stage { name: "end-to-end", run: |root| tests(root, &["--package", "holm-e2e", "--", "--test-threads=1"]) },
+];
+
+/// Runs the stages named in `only` (all when empty), and prints `N passed, N failed` as the last line.
+///
+/// # Errors
+/// When something failed, or a name is not a stage.
+pub fn run(only: &[String]) -> Result<()> {
+    if let Some(unknown) = only.iter().find(|name| STAGES.iter().all(|stage| stage.name != **name)) {
+        let names: Vec<&str> = STAGES.iter().map(|stage| stage.name).collect();
+        bail!("there is no stage `{unknown}`; the stages are {}", names.join(", "));
+    }
+    let root = workspace();
+    let mut total = Count::default();
+    let mut red = Vec::new();
+    for stage in STAGES.iter().filter(|stage| only.is_empty() || only.iter().any(|name| name == stage.name)) {
+        println!("── {} ──", stage.name);
+        let began = Instant::now();
+        let count = (stage.run)(&root).unwrap_or_else(|error| {
+            println!("{error:#}");
+            Count::of(false)
+        });
+        if count.failed > 0 {
+            red.push(stage.name);
+        }
+        println!(
+            "── {}: {} passed, {} failed, {:.0} s ──\n",
+            stage.name,
+            count.passed,
+            count.failed,
+            began.elapsed().as_secs_f64()
+        );
+        total.add(count);
+    }
+    if !red.is_empty() {
+        println!("failed: {}", red.join(", "));
+    }
+    println!("{} passed, {} failed", total.passed, total.failed);
+    if total.failed > 0 {
+        std::process::exit(1);
+    }
+    Ok(())
+}
+
+/// A cargo command that is one check.
+fn check(root: &Path, arguments: &[&str]) -> Result<Count> {
+    let mut cargo = command(root, cargo(), arguments);
+    cargo.env("RUSTDOCFLAGS", "-D warnings");
+    Ok(Count::of(cargo.status().context("cannot start cargo")?.success()))
+}
+
+/// `cargo test` with `arguments`, its output passed on, its results counted.
+fn tests(root: &Path, arguments: &[&str]) -> Result<Count> {
+    let mut cargo = command(root, cargo(), &["test", "--quiet", "--no-fail-fast"]);
+    cargo.args(arguments).env("PATH", path_with_registry()?).stdout(Stdio::piped());
+    let mut child = cargo.spawn().context("cannot start cargo")?;
+    let mut count = Count::default();
+    for line in BufReader::new(child.stdout.take().context("cargo has no output")?).lines() {
+        let line = line?;
+        println!("{line}");
+        if let Some(result) = parse_result(&line) {
+            count.add(result);
+        }
+    }
+    if !child.wait()?.success() && count.failed == 0 {
+        println!("cargo test failed without naming a test: something does not build, or a test process died");
+        count.failed = 1;
+    }
+    Ok(count)
+}
+
+/// The search path with Debian's registry in front, which is unpacked and not installed.
+fn path_with_registry() -> Result<OsString> {
+    let registry = debian::unpacked(&cache().join("docker-registry"), &["docker-registry"])?;
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let folders = std::iter::once(registry.join("usr/bin")).chain(std::env::split_paths(&path));
+    std::env::join_paths(folders).context("the search path cannot be extended")
+}
+
+/// Reads `test result: ok. 3 passed; 0 failed; …`.
+fn parse_result(line: &str) -> Option<Count> {
+    let (_, counts) = line.strip_prefix("test result: ")?.split_once(". ")?;
+    let number = |what: &str| {
+        let part = counts.split("; ").find(|part| part.ends_with(what))?;
+        part.split(' ').next()?.parse().ok()
+    };
+    Some(Count { passed: number(" passed")?, failed: number(" failed")? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_of_cargo_test_are_counted() {
+        let line = "test result: FAILED. 12 passed; 3 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.60s";
+        assert_eq!(parse_result(line), Some(Count { passed: 12, failed: 3 }));
+        let line = "test result: ok. 1 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.00s";
+        assert_eq!(parse_result(line), Some(Count { passed: 1, failed: 0 }));
+        assert_eq!(parse_result("running 3 tests"), None);
+    }
+}
