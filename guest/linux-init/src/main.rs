@@ -16,6 +16,7 @@ mod netlink;
 mod output;
 mod port;
 mod power;
+mod presence;
 mod process;
 mod requests;
 mod root;

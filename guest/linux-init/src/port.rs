@@ -63,7 +63,7 @@ impl Port {
         self.sent == self.outbox.len()
     }
 
-    /// Reads what is there. The second value tells that the host end is closed.
+    /// Reads what is there. The second value tells that the host end is closed at this moment.
     pub(crate) fn receive(&mut self) -> (Vec<Frame>, bool) {
         let mut events = [epoll::Event { flags: epoll::EventFlags::empty(), data: epoll::EventData::new_u64(0) }; 1];
         // Takes the edge off; what it was shows in the read.
@@ -76,10 +76,7 @@ impl Port {
                 break;
             }
             match self.device.read(&mut buffer) {
-                Ok(0) => {
-                    self.reset();
-                    return (frames, true);
-                }
+                Ok(0) => return (frames, true),
                 Ok(n) => self.decoder.feed(&buffer[..n], |frame| frames.push(frame)),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(_) => break,
@@ -88,15 +85,8 @@ impl Port {
         (frames, false)
     }
 
-    /// Forgets what belongs to the host that was there. The zero ends a frame that was cut.
-    pub(crate) fn reset(&mut self) {
-        self.decoder = Decoder::new();
-        self.outbox.clear();
-        self.sent = 0;
-        self.outbox.push(0);
-    }
-
-    /// Forgets unsent bytes of an older session, and ends its last frame.
+    /// Forgets unsent bytes of an older session, and ends its last frame with a zero. A frame of the older host that was
+    /// cut is ended by the zero that the next host begins with.
     pub(crate) fn begin_session(&mut self) {
         self.outbox.clear();
         self.sent = 0;

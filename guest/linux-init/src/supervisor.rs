@@ -21,6 +21,7 @@ use crate::exec::Exec;
 use crate::health::Checks;
 use crate::output::OutputPipe;
 use crate::port::Port;
+use crate::presence::Presence;
 use crate::process::{Launch, Place, Role};
 use crate::requests::environment;
 use crate::root::Root;
@@ -64,6 +65,7 @@ enum Ending {
 pub(crate) struct Supervisor {
     pub(crate) port: Port,
     pub(crate) session: Option<u64>,
+    presence: Presence,
     assembler: MessageAssembler,
     pub(crate) status: Status,
     pub(crate) marks: Marks,
@@ -115,6 +117,7 @@ impl Supervisor {
         let mut supervisor = Self {
             port,
             session: None,
+            presence: Presence::default(),
             assembler: MessageAssembler::default(),
             status: Status::booted(),
             marks,
@@ -279,9 +282,7 @@ impl Supervisor {
                 _ => {}
             }
         }
-        if closed {
-            self.end_session();
-        }
+        self.presence.note(closed && self.session.is_some(), clock::since_boot_ns());
     }
 
     /// The host is gone or another one came: its commands lose their listener, its subscription ends.
@@ -436,12 +437,22 @@ impl Supervisor {
         let execs = self.execs.values().filter_map(|e| e.deadline(room));
         let orphans = self.orphans.iter().filter_map(|e| e.deadline(true));
         let checks = self.checks.as_ref().and_then(Checks::deadline);
-        ending.into_iter().chain(outputs).chain(execs).chain(orphans).chain(checks).min()
+        let host = self.presence.deadline();
+        ending.into_iter().chain(host).chain(outputs).chain(execs).chain(orphans).chain(checks).min()
     }
 
     /// Does what is due.
     fn keep_deadlines(&mut self) {
         let now = clock::since_boot_ns();
+        if self.presence.is_gone(now) {
+            // A last look: the port may be open again without anything to read.
+            self.receive();
+            if self.presence.is_gone(now) {
+                self.end_session();
+                self.port.begin_session();
+                self.presence = Presence::default();
+            }
+        }
         for output in &mut self.outputs {
             if output.flush_at.is_some_and(|at| at > 0 && at <= now) {
                 output.flush(&mut self.ring);

@@ -7,7 +7,10 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
+use rustix::io::Errno;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+use crate::wait_for;
 
 /// The host's address on the wire (from the block for documentation, RFC 3849).
 pub const HOST: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
@@ -117,12 +120,16 @@ impl World {
         Ok(Self { host, outside })
     }
 
-    /// Sends the host a router advertisement from the outside, with `prefix` to take an address from.
+    /// Sends the host router advertisements from the outside, with `prefix` to take an address from, until it `heard` one:
+    /// a wire that was just plugged in carries nothing for a moment, and advertisements are repeated in the field too.
     ///
     /// # Errors
-    /// When it cannot be sent.
-    pub fn advertise(&self, prefix: Ipv6Addr) -> Result<()> {
-        self.outside.inside(|| advertise(prefix))?
+    /// When none can be sent, or none is heard in time.
+    pub fn advertise(&self, prefix: Ipv6Addr, heard: impl Fn() -> Result<bool>) -> Result<()> {
+        wait_for("an address from a router advertisement", || {
+            self.outside.inside(|| advertise(prefix))??;
+            Ok(heard()?.then_some(()))
+        })
     }
 
     /// What `program` writes inside the host.
@@ -156,8 +163,12 @@ fn advertise(prefix: Ipv6Addr) -> Result<()> {
     sockopt::set_ipv6_multicast_hops(&socket, 255)?;
     sockopt::set_ipv6_multicast_if(&socket, index)?;
     let everyone = std::net::SocketAddrV6::new(Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1), 0, 0, index);
-    let sent = sendto(&socket, &message, SendFlags::empty(), &everyone)?;
-    ensure!(sent == message.len(), "{sent} of {} bytes were sent", message.len());
+    match sendto(&socket, &message, SendFlags::empty(), &everyone) {
+        Ok(sent) => ensure!(sent == message.len(), "{sent} of {} bytes were sent", message.len()),
+        // The kernel has not seen the wire's signal yet.
+        Err(Errno::NETUNREACH | Errno::ADDRNOTAVAIL) => {}
+        Err(error) => return Err(error).context("cannot send a router advertisement"),
+    }
     Ok(())
 }
 

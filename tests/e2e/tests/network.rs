@@ -79,8 +79,7 @@ fn begin(batch: &Batch) -> Result<()> {
     // What a neighbour needs to try instances directly: Holm must stop it, not a missing route.
     let via = format!("{HOST}");
     world.outside.inside(|| command_in_thread("ip", &["-6", "route", "add", "fd00::/8", "via", &via]))??;
-    world.advertise(EARLY)?;
-    wait_for("the host's advertised address", || Ok(has_address(world, EARLY)?.then_some(())))?;
+    world.advertise(EARLY, || has_address(world, EARLY))?;
     ensure!(forwarding(world)? == "0", "a new network namespace forwards");
     batch.begin()?;
 
@@ -213,8 +212,7 @@ fn forwarding_host_still_follows_router_advertisements(batch: &Batch) -> Result<
     ensure!(has_address(world, EARLY)?, "the host lost its address when Holm came");
     let route = world.ask_host("ip", &["-6", "route", "show", "default"])?;
     ensure!(route.contains("proto ra") && route.contains(WAN), "the host lost its default route:\n{route}");
-    world.advertise(LATE)?;
-    wait_for("an address from a later advertisement", || Ok(has_address(world, LATE)?.then_some(())))
+    world.advertise(LATE, || has_address(world, LATE))
 }
 
 /// Everything in the host's network that could be an instance's.
