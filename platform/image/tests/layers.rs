@@ -164,17 +164,27 @@ fn archive(steps: &[Step]) -> Vec<u8> {
     let mut layer = LayerBuilder::new();
     for step in steps {
         match step {
-            Step::Folder(path) => drop(layer.folder(text(path))),
-            Step::File(path, content) => drop(layer.file(text(path), content_of(*content))),
-            Step::Symlink(path, target) => drop(layer.symlink(text(path), format!("/nowhere/{target}"))),
-            Step::HardLink(path, target) => drop(layer.hard_link(text(path), text(target))),
+            Step::Folder(path) => {
+                layer.folder(text(path));
+            }
+            Step::File(path, content) => {
+                layer.file(text(path), content_of(*content));
+            }
+            Step::Symlink(path, target) => {
+                layer.symlink(text(path), format!("/nowhere/{target}"));
+            }
+            Step::HardLink(path, target) => {
+                layer.hard_link(text(path), text(target));
+            }
             Step::Whiteout(path) => {
                 let (name, folders) = path.split_last().unwrap();
                 let marker = format!(".wh.{}", NAMES[*name]);
                 let at = if folders.is_empty() { marker } else { format!("{}/{marker}", text(folders)) };
-                drop(layer.file(at, ""));
+                layer.file(at, "");
             }
-            Step::Opaque(path) => drop(layer.file(format!("{}/.wh..wh..opq", text(path)), "")),
+            Step::Opaque(path) => {
+                layer.file(format!("{}/.wh..wh..opq", text(path)), "");
+            }
         }
     }
     layer.to_tar()
