@@ -333,3 +333,30 @@ fn forged_and_old_agents_are_refused_and_leave_the_worker_unharmed() {
         assert!(agent.seats().is_empty());
     }
 }
+
+thread_local! {
+    static FIRED: std::cell::Cell<u32> = const { std::cell::Cell::new(0) };
+}
+
+#[test]
+fn the_first_checkpoint_of_an_armed_thread_fires_once() {
+    let fire = || FIRED.set(FIRED.get() + 1);
+    morpheus::at_first_checkpoint(fire);
+    assert!(hint_pending());
+    assert_eq!(FIRED.get(), 0);
+    assert_eq!(take_hint(), None);
+    assert_eq!(FIRED.get(), 1);
+    assert!(!hint_pending());
+    assert_eq!(take_hint(), None);
+    assert_eq!(FIRED.get(), 1);
+
+    // Registering disarms, and a worker is not armed.
+    let agent = FakeAgent::start();
+    morpheus::at_first_checkpoint(fire);
+    let worker = Worker::register(config(&agent, "armed"));
+    assert!(!hint_pending());
+    morpheus::at_first_checkpoint(fire);
+    assert!(!hint_pending());
+    assert!(worker.is_attached());
+    assert_eq!(FIRED.get(), 1);
+}
