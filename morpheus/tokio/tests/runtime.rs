@@ -15,7 +15,10 @@ fn config(agent: &FakeAgent) -> WorkerConfig {
 }
 
 fn multi_thread(agent: &FakeAgent, workers: usize) -> Runtime {
-    install_with(Builder::new_multi_thread().worker_threads(workers), config(agent)).enable_all().build().unwrap()
+    install_with(Builder::new_multi_thread().worker_threads(workers), config(agent))
+        .enable_all()
+        .build()
+        .expect("threads can be started")
 }
 
 /// Waits for what a task waits for: never for ever.
