@@ -11,7 +11,7 @@ use morpheus_tokio::{CooperativeLayer, checkpoint, install_with};
 use tokio::runtime::{Builder, Runtime};
 
 fn config(agent: &FakeAgent) -> WorkerConfig {
-    WorkerConfig::new("t").socket(agent.socket())
+    WorkerConfig::new("t").socket(agent.socket()).polite()
 }
 
 fn multi_thread(agent: &FakeAgent, workers: usize) -> Runtime {
