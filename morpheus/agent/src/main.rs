@@ -1,1 +1,2 @@
-fn main(){}
+//! `morpheusd`.
+fn main() {}
