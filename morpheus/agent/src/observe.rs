@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::os::fd::{AsFd, AsRawFd, IntoRawFd};
 
-use libbpf_rs::{Link, MapCore, Object, ObjectBuilder};
+use libbpf_rs::{Link, Object, ObjectBuilder};
 use morpheus_abi::flags;
 use morpheus_abi::protocol::Registration;
 
