@@ -10,6 +10,17 @@
 //! - [`check`]: what this kernel can do.
 
 pub mod bpf;
+pub mod check;
+pub mod histogram;
+pub mod metrics;
 pub mod mode;
+pub mod notify;
 pub mod observe;
+pub mod report;
+pub mod server;
+pub mod status;
+pub mod thread;
+pub mod top;
+pub mod units;
 pub mod verifier;
+pub mod worker;
