@@ -181,3 +181,6 @@ impl Table {
         self.by_tid.len()
     }
 }
+
+#[cfg(test)]
+mod tests;
