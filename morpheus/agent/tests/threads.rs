@@ -210,5 +210,6 @@ fn ten_thousand_threads_leave_nothing_behind() {
     agent.wait_for("the agent to forget them all", |report| {
         (report.workers() == 0 && report.gone.workers == 10_000).then_some(())
     });
-    assert_eq!(descriptors(), before);
+    // The connections that asked for reports end a moment after their answers.
+    wait_for("the descriptors to be closed", || (descriptors() <= before).then_some(()));
 }
