@@ -137,9 +137,9 @@ pub fn probe() -> Facts {
 
 fn has(btf: &Btf<'_>, structure: &str, fields: &[&str]) -> bool {
     btf.type_by_name::<Struct<'_>>(structure).is_some_and(|found| {
-        found.iter().any(|member| {
-            member.name.is_some_and(|name| fields.iter().any(|field| name.to_str() == Some(*field)))
-        })
+        found
+            .iter()
+            .any(|member| member.name.is_some_and(|name| fields.iter().any(|field| name.to_str() == Some(*field))))
     })
 }
 
@@ -184,8 +184,7 @@ pub fn decide(facts: &Facts) -> Verdict {
             detail: format!("{name} is loaded; observe works beside it, enforce needs its place"),
         },
     });
-    let works =
-        |mode| findings.iter().all(|finding: &Finding| finding.good || !finding.needed_by.contains(&mode));
+    let works = |mode| findings.iter().all(|finding: &Finding| finding.good || !finding.needed_by.contains(&mode));
     Verdict {
         version: CHECK_VERSION,
         kernel: facts.release.clone(),
@@ -239,8 +238,11 @@ mod tests {
 
     #[test]
     fn a_kernel_without_sched_ext_observes() {
-        let facts =
-            Facts { release: "6.18.0".to_owned(), sched_ext: Err("struct sched_ext_ops has no dispatch".to_owned()), ..whole() };
+        let facts = Facts {
+            release: "6.18.0".to_owned(),
+            sched_ext: Err("struct sched_ext_ops has no dispatch".to_owned()),
+            ..whole()
+        };
         insta::assert_snapshot!(render(&decide(&facts)));
     }
 

@@ -165,7 +165,11 @@ fn stop_signal() -> anyhow::Result<UnixStream> {
 fn daemon(mode: ModeName, arguments: DaemonArguments) -> anyhow::Result<ExitCode> {
     let filter = tracing_subscriber::EnvFilter::try_from_env("MORPHEUS_LOG").unwrap_or_else(|_| "info".into());
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    if arguments.json { log.json().init() } else { log.init() }
+    if arguments.json {
+        log.json().init()
+    } else {
+        log.init()
+    }
     bpf::log::install();
     // A descriptor or two for each worker, four for each process.
     raise_descriptor_limit();

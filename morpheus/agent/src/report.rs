@@ -83,6 +83,8 @@ pub struct WorkerReport {
     pub slot: u32,
     /// The thread.
     pub tid: u32,
+    /// ns since it was registered.
+    pub age_ns: u64,
     /// What it calls itself.
     pub name: String,
     /// Its state by its own word, or `dead`.
@@ -177,6 +179,7 @@ pub(crate) mod tests {
         WorkerReport {
             slot,
             tid: 4_000 + slot,
+            age_ns: 45_000_000_000,
             name: name.to_owned(),
             state: "running".to_owned(),
             escapable: false,
@@ -207,7 +210,11 @@ pub(crate) mod tests {
             gone: Totals { hints: BTreeMap::from([("quota".to_owned(), 3)]), moot: 3, ..worker(0, "", 0, 0, 0).totals },
             processes: vec![
                 process(4_000, "axum", vec![worker(0, "tokio-rt-worker", 40, 30, 5), worker(1, "second", 0, 0, 0)]),
-                process(5_000, "a-process-with-a-long-name", vec![worker(0, "a worker of a very long name", 90, 90, 0)]),
+                process(
+                    5_000,
+                    "a-process-with-a-long-name",
+                    vec![worker(0, "a worker of a very long name", 90, 90, 0)],
+                ),
             ],
             ..idle()
         }

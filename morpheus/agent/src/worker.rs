@@ -75,7 +75,13 @@ pub struct Table {
 impl Table {
     /// An empty table.
     pub fn new(limits: Limits) -> Self {
-        Self { limits, processes: BTreeMap::new(), resting: BTreeSet::new(), by_tid: HashMap::new(), last_generation: 0 }
+        Self {
+            limits,
+            processes: BTreeMap::new(),
+            resting: BTreeSet::new(),
+            by_tid: HashMap::new(),
+            last_generation: 0,
+        }
     }
 
     /// Gives a process an index.

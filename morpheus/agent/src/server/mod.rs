@@ -280,7 +280,8 @@ fn listen_at(path: &Path) -> anyhow::Result<OwnedFd> {
         fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
     }
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).context("cannot make a socket")?;
+    let socket =
+        socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).context("cannot make a socket")?;
     bind(&socket, &SocketAddrUnix::new(path)?).with_context(|| format!("cannot listen at {}", path.display()))?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o666)).context("cannot open the socket to all users")?;
     // Set before anybody can connect: inherited by what is accepted, so no packet comes without its sender.
