@@ -1,0 +1,502 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+/*
+ * Enforce mode: our scheduler, for every thread of the normal class.
+ *
+ * One queue per cache domain, ordered by virtual time: a thread's clock runs slower the more weight it has, and the thread
+ * whose clock is furthest behind runs next. A CPU whose own queue is empty takes from the others; one whose queue is much
+ * shorter than the longest sometimes does, so that no domain is left behind.
+ *
+ * A worker is treated like any thread, but for three things, all decided by the tick on its own CPU, where its page cannot
+ * change meanwhile: at about 65 % of its slice it is hinted if somebody waits; inside a critical section its slice is
+ * extended once, by one slice; and when it has consented, ignores a hint and has had its grace time, the slice ends early.
+ * All a worker loses by that is the rest of this slice.
+ */
+#include "sched_ext.bpf.h"
+#include "verdict.h"
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";
+
+#define MORPHEUS_CPUS 1024
+
+/* Length of a slice and of a tick in ns; number of cache domains; the domain of each CPU. Set before loading. */
+const volatile u64 slice_ns = 12000000;
+const volatile u64 tick_ns = 4000000;
+const volatile u32 domain_count = 1;
+const volatile u16 domain_of_cpu[MORPHEUS_CPUS];
+/* For tests of the kernel's watchdog: this thread is never put on a queue. 0 for none. */
+const volatile u32 never_run_tid = 0;
+
+/* Why the kernel ended the scheduler: `kind` is written last and is 0 while it runs. src/enforce/exit.rs. */
+struct {
+	u64 exit_code;
+	u32 kind;
+	u32 reserved;
+	char reason[128];
+	char message[512];
+} exit_info;
+
+/* Indices of `counts`, after the verdicts. src/enforce/counts.rs has the same. */
+enum {
+	/* Hints given. */
+	COUNT_HINTS = MORPHEUS_VERDICTS,
+	/* Slices extended for a critical section. */
+	COUNT_DEFERRED,
+	/* Extended slices that ended as soon as the section was left. */
+	COUNT_DEFERRAL_ENDED,
+	/* Times a hint was due, but the worker was in the wrong state, or still had one. */
+	COUNT_HINT_WITHHELD,
+	/* Looks at a worker past its hint's time for whose CPU nobody waited. */
+	COUNT_UNWANTED,
+	COUNTS,
+};
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, COUNTS);
+	__type(key, u32);
+	__type(value, u64);
+} counts SEC(".maps");
+
+static __always_inline void count(u32 what)
+{
+	u64 *value = bpf_map_lookup_elem(&counts, &what);
+
+	if (value)
+		++*value;
+}
+
+/* What runs on a CPU. Written by that CPU only. */
+struct here {
+	/* Since when the current thread's time is not yet charged. */
+	u64 charged_ns;
+	/* When its slice began. */
+	u64 slice_began_ns;
+	/* Its worker's process, line and generation; line 0 for none. */
+	u32 process;
+	u32 line;
+	u32 generation;
+	/* 1 once the slice has been extended. */
+	u32 extended;
+	/* Times the CPU looked for work. */
+	u64 turns;
+	u64 pad[3];
+};
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1); /* set to the number of CPUs before loading */
+	__type(key, u32);
+	__type(value, struct here);
+} cpus SEC(".maps");
+
+/* The clock of a domain: the greatest virtual time that has run there. A cache line each. */
+struct domain {
+	u64 clock;
+	u64 pad[7];
+};
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1); /* set to the number of domains before loading */
+	__type(key, u32);
+	__type(value, struct domain);
+} domains SEC(".maps");
+
+/* The grace time a worker has had: of the hint `seq`, `served_ns` on the CPU. Gone with the thread. */
+struct patience {
+	u64 served_ns;
+	u32 seq;
+	u32 generation;
+};
+struct {
+	__uint(type, BPF_MAP_TYPE_TASK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct patience);
+} patiences SEC(".maps");
+
+static __always_inline u32 domain_of(s32 cpu)
+{
+	return domain_of_cpu[cpu & (MORPHEUS_CPUS - 1)];
+}
+
+static __always_inline struct domain *domain_at(u32 index)
+{
+	return bpf_map_lookup_elem(&domains, &index);
+}
+
+static __always_inline struct here *here_at(u32 cpu)
+{
+	return bpf_map_lookup_elem(&cpus, &cpu);
+}
+
+static __always_inline bool before(u64 a, u64 b)
+{
+	return (s64)(a - b) < 0;
+}
+
+/* ns of CPU time as virtual time of this thread. The weight is 1..=10000, 100 for nice 0. */
+static __always_inline u64 scaled(struct task_struct *p, u64 ns)
+{
+	u32 weight = entity(p)->weight;
+
+	return ns * 100 / (weight ? weight : 1);
+}
+
+/*
+ * A thread's clock among those of a domain. It may lag by one slice, so that sleeping saves up no claim, and lead by what
+ * two slices cost it: more can only come from another domain, whose clock is another.
+ */
+static __always_inline u64 clamped(struct task_struct *p, u64 clock)
+{
+	u64 own = entity(p)->dsq_vtime, lead = clock + 2 * scaled(p, slice_ns);
+
+	if (before(own, clock - slice_ns))
+		return clock - slice_ns;
+	return before(lead, own) ? lead : own;
+}
+
+/* Charges the thread for its time on this CPU until now. */
+static __always_inline void charge(struct task_struct *p, struct here *here, u64 now)
+{
+	struct domain *domain = domain_at(domain_of(bpf_get_smp_processor_id()));
+
+	if (domain && here->charged_ns && now > here->charged_ns)
+		set_vtime(p, clamped(p, domain->clock) + scaled(p, now - here->charged_ns));
+	here->charged_ns = now;
+}
+
+SEC("struct_ops")
+s32 BPF_PROG(enforce_select_cpu, struct task_struct *p, s32 prev_cpu, u64 wake_flags)
+{
+	bool idle;
+	s32 cpu = select_cpu(p, prev_cpu, wake_flags, &idle);
+
+	if (idle && !(never_run_tid && p->pid == never_run_tid))
+		dsq_insert(p, DSQ_LOCAL, slice_ns, 0);
+	return cpu;
+}
+
+SEC("struct_ops")
+void BPF_PROG(enforce_enqueue, struct task_struct *p, u64 enq_flags)
+{
+	struct task_struct___ext *ext = (struct task_struct___ext *)p;
+	struct domain *domain;
+	s32 cpu = p->thread_info.cpu;
+	u32 index = domain_of(cpu);
+	u64 vtime;
+
+	if (never_run_tid && p->pid == never_run_tid)
+		return;
+	/* The kernel's own threads of one CPU do short work that others wait for, and can go nowhere else. */
+	if ((p->flags & PF_KTHREAD) && ext->nr_cpus_allowed == 1) {
+		dsq_insert(p, DSQ_LOCAL, slice_ns, enq_flags);
+		return;
+	}
+	domain = domain_at(index);
+	if (!domain)
+		return;
+	vtime = clamped(p, domain->clock);
+	dsq_insert_vtime(p, index, slice_ns, vtime, enq_flags);
+	/* A CPU may have become idle since one was looked for, or none was. */
+	scx_bpf_kick_cpu(cpu, KICK_IDLE);
+	if (bpf_ksym_exists(scx_bpf_pick_idle_cpu) && ext->nr_cpus_allowed > 1) {
+		cpu = scx_bpf_pick_idle_cpu(ext->cpus_ptr, 0);
+		if (cpu >= 0)
+			scx_bpf_kick_cpu(cpu, KICK_IDLE);
+	}
+}
+
+/* The domain with the longest queue, if that is much longer than this one's; else `own`. */
+static __always_inline u32 busiest(u32 own)
+{
+	s32 longest = 2 * scx_bpf_dsq_nr_queued(own) + 4, queued;
+	u32 found = own;
+	int i;
+
+	bpf_for(i, 0, domain_count) {
+		queued = scx_bpf_dsq_nr_queued(i);
+		if (queued > longest) {
+			longest = queued;
+			found = i;
+		}
+	}
+	return found;
+}
+
+SEC("struct_ops")
+void BPF_PROG(enforce_dispatch, s32 cpu, struct task_struct *prev)
+{
+	u32 own = domain_of(cpu), other;
+	struct here *here = here_at(cpu);
+	u64 now;
+	int i;
+
+	if (!here)
+		return;
+	if (domain_count > 1 && (++here->turns & 3) == 0) {
+		other = busiest(own);
+		if (other != own && dsq_move_to_local(other))
+			return;
+	}
+	if (dsq_move_to_local(own))
+		return;
+	if (domain_count > 1) {
+		bpf_for(i, 1, domain_count) {
+			other = own + i;
+			if (other >= domain_count)
+				other -= domain_count;
+			if (dsq_move_to_local(other))
+				return;
+		}
+	}
+	/* Nobody waits: whoever ran goes on with a new slice. */
+	if (prev && (entity(prev)->flags & TASK_QUEUED)) {
+		now = bpf_ktime_get_ns();
+		charge(prev, here, now);
+		here->slice_began_ns = now;
+		here->extended = 0;
+		set_slice(prev, slice_ns);
+	}
+}
+
+static __always_inline bool view_here(const struct here *here, struct morpheus_view *view)
+{
+	return here->line && morpheus_view_of(here->process, here->line, here->generation, view);
+}
+
+SEC("struct_ops")
+void BPF_PROG(enforce_runnable, struct task_struct *p, u64 enq_flags)
+{
+	struct morpheus_worker *worker = morpheus_worker_of(p);
+	struct morpheus_view view;
+
+	if (worker && morpheus_view_of(worker->process, worker->line, worker->generation, &view) && view.ledger->off_ns &&
+	    !view.ledger->runnable_ns)
+		view.ledger->runnable_ns = bpf_ktime_get_ns();
+}
+
+SEC("struct_ops")
+void BPF_PROG(enforce_running, struct task_struct *p)
+{
+	s32 cpu = bpf_get_smp_processor_id();
+	struct here *here = here_at(cpu);
+	struct domain *domain = domain_at(domain_of(cpu));
+	struct morpheus_worker *worker = morpheus_worker_of(p);
+	u64 now = bpf_ktime_get_ns();
+	struct morpheus_view view;
+
+	if (!here || !domain)
+		return;
+	if (before(domain->clock, entity(p)->dsq_vtime))
+		domain->clock = clamped(p, domain->clock);
+	here->charged_ns = now;
+	here->slice_began_ns = now;
+	here->extended = 0;
+	here->line = 0;
+	if (!worker)
+		return;
+	here->process = worker->process;
+	here->line = worker->line;
+	here->generation = worker->generation;
+	if (view_here(here, &view))
+		morpheus_switched_in(&view, now);
+}
+
+/* Adds to the grace time the worker has had since its hint, and gives the sum. */
+static __always_inline u64 served(struct task_struct *p, const struct here *here, const struct morpheus_view *view, u64 ns)
+{
+	struct patience *patience = bpf_task_storage_get(&patiences, p, NULL, BPF_LOCAL_STORAGE_GET_F_CREATE);
+
+	if (!patience)
+		return 0;
+	if (patience->seq != view->kernel->hint_seq || patience->generation != here->generation) {
+		patience->seq = view->kernel->hint_seq;
+		patience->generation = here->generation;
+		patience->served_ns = 0;
+	} else {
+		patience->served_ns += ns;
+	}
+	return patience->served_ns;
+}
+
+static __always_inline void start_over(struct task_struct *p)
+{
+	struct patience *patience = bpf_task_storage_get(&patiences, p, NULL, 0);
+
+	if (patience)
+		patience->served_ns = 0;
+}
+
+/* Somebody who may run on this CPU waits, on its own queue or in its domain. */
+static __always_inline bool somebody_waits(u32 cpu)
+{
+	struct task_struct *p;
+	u64 own = domain_of(cpu);
+	u32 looked = 0;
+
+	if (scx_bpf_dsq_nr_queued(DSQ_LOCAL) > 0)
+		return true;
+	if (scx_bpf_dsq_nr_queued(own) <= 0)
+		return false;
+	if (!bpf_ksym_exists(bpf_iter_scx_dsq_new))
+		return true;
+	bpf_for_each(scx_dsq, p, own, 0) {
+		if (bpf_cpumask_test_cpu(cpu, ((struct task_struct___ext *)p)->cpus_ptr))
+			return true;
+		/* So many threads that are bound to other CPUs stand before it that it need not hurry. */
+		if (++looked == 64)
+			return false;
+	}
+	return false;
+}
+
+SEC("struct_ops")
+void BPF_PROG(enforce_tick, struct task_struct *p)
+{
+	u32 cpu = bpf_get_smp_processor_id();
+	struct here *here = here_at(cpu);
+	struct morpheus_case facts = {};
+	struct morpheus_view view;
+	enum morpheus_verdict verdict;
+	u64 now, ran, left;
+
+	if (!here || !view_here(here, &view))
+		return;
+	now = bpf_ktime_get_ns();
+	facts.served_ns = served(p, here, &view, now - here->charged_ns);
+	charge(p, here, now);
+	left = entity(p)->slice;
+	ran = now - here->slice_began_ns;
+	WRITE_ONCE(view.kernel->budget_remaining_ns, left);
+	morpheus_judge(&view, now, false, true);
+
+	facts.waiters = somebody_waits(cpu);
+	facts.hint_seq = view.kernel->hint_seq;
+	facts.kernel_generation = view.kernel->slot_generation;
+	facts.kernel_state = view.kernel->state;
+	facts.ack_seq = READ_ONCE(view.runtime->ack_seq);
+	facts.runtime_generation = READ_ONCE(view.runtime->slot_generation);
+	facts.runtime_state = READ_ONCE(view.runtime->state);
+	facts.escapable = READ_ONCE(view.runtime->escapable);
+	facts.policy = READ_ONCE(view.runtime->escalation_policy);
+	facts.critical_depth = READ_ONCE(view.runtime->critical_depth);
+	facts.grace_ns = READ_ONCE(view.runtime->grace_ns);
+	verdict = morpheus_verdict(&facts);
+	if (verdict < MORPHEUS_VERDICTS && verdict != MORPHEUS_ANSWERED)
+		count(verdict);
+
+	if (verdict == MORPHEUS_ESCALATE) {
+		WRITE_ONCE(view.kernel->escalations, view.kernel->escalations + 1);
+		start_over(p);
+		set_slice(p, 0);
+		return;
+	}
+	if (!facts.waiters) {
+		if (ran + tick_ns / 2 >= slice_ns * 65 / 100)
+			count(COUNT_UNWANTED);
+		return;
+	}
+	if (here->extended) {
+		/* The slice proper is over: what was lent for the section ends with it. */
+		if (!facts.critical_depth) {
+			count(COUNT_DEFERRAL_ENDED);
+			set_slice(p, 0);
+		}
+		return;
+	}
+	if (!left) {
+		if (facts.critical_depth && morpheus_running(&view)) {
+			here->extended = 1;
+			count(COUNT_DEFERRED);
+			set_slice(p, slice_ns);
+			if (morpheus_hint(&view, MORPHEUS_REASON_SLICE_END, now, now + slice_ns))
+				count(COUNT_HINTS);
+		}
+		return;
+	}
+	/* The tick nearest to 65 % of the slice, and those after it. */
+	if (ran + tick_ns / 2 < slice_ns * 65 / 100)
+		return;
+	if (morpheus_hint(&view, MORPHEUS_REASON_WAITER, now, now + left))
+		count(COUNT_HINTS);
+	else
+		count(COUNT_HINT_WITHHELD);
+}
+
+SEC("struct_ops")
+void BPF_PROG(enforce_stopping, struct task_struct *p, bool runnable)
+{
+	struct here *here = here_at(bpf_get_smp_processor_id());
+	struct morpheus_view view;
+	u64 now;
+
+	if (!here)
+		return;
+	now = bpf_ktime_get_ns();
+	if (view_here(here, &view)) {
+		served(p, here, &view, now - here->charged_ns);
+		morpheus_switched_out(&view, now, runnable);
+	}
+	charge(p, here, now);
+	here->line = 0;
+}
+
+SEC("struct_ops")
+void BPF_PROG(enforce_enable, struct task_struct *p)
+{
+	struct domain *domain = domain_at(domain_of(p->thread_info.cpu));
+
+	if (domain)
+		set_vtime(p, domain->clock);
+}
+
+SEC("struct_ops.s")
+s32 BPF_PROG(enforce_init)
+{
+	s32 error, i;
+
+	bpf_for(i, 0, domain_count) {
+		error = scx_bpf_create_dsq(i, -1);
+		if (error)
+			return error;
+	}
+	return 0;
+}
+
+SEC("struct_ops")
+void BPF_PROG(enforce_exit, struct scx_exit_info *info)
+{
+	bpf_probe_read_kernel_str(exit_info.reason, sizeof(exit_info.reason), info->reason);
+	bpf_probe_read_kernel_str(exit_info.message, sizeof(exit_info.message), info->msg);
+	exit_info.exit_code = info->exit_code;
+	__sync_lock_test_and_set(&exit_info.kind, info->kind);
+}
+
+SEC("tp_btf/sched_process_exit")
+int BPF_PROG(enforce_thread_exit, struct task_struct *task)
+{
+	morpheus_bury(task);
+	return 0;
+}
+
+SEC("tp_btf/sched_process_exec")
+int BPF_PROG(enforce_exec, struct task_struct *task, pid_t old_pid)
+{
+	morpheus_bury(task);
+	return 0;
+}
+
+SEC(".struct_ops.link")
+struct sched_ext_ops morpheus_ops = {
+	.select_cpu = (void *)enforce_select_cpu,
+	.enqueue = (void *)enforce_enqueue,
+	.dispatch = (void *)enforce_dispatch,
+	.tick = (void *)enforce_tick,
+	.runnable = (void *)enforce_runnable,
+	.running = (void *)enforce_running,
+	.stopping = (void *)enforce_stopping,
+	.enable = (void *)enforce_enable,
+	.init = (void *)enforce_init,
+	.exit = (void *)enforce_exit,
+	/* The kernel's watchdog: no thread waits longer, or the system's own scheduler takes over. At most 30000. */
+	.timeout_ms = 30000,
+	.name = "morpheus",
+};
