@@ -15,7 +15,10 @@
 
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
 
-struct cpumask;
+/* With a body: libbpf takes a mere declaration in a prototype for another type. */
+struct cpumask {
+	unsigned long bits[1];
+};
 
 struct sched_ext_entity {
 	u32 flags;
@@ -31,17 +34,16 @@ struct task_struct___ext {
 	int nr_cpus_allowed;
 };
 
+enum scx_exit_kind { SCX_EXIT_NONE = 0 };
+
 struct scx_exit_info {
-	int kind;
+	enum scx_exit_kind kind;
 	s64 exit_code;
 	const char *reason;
 	char *msg;
 };
 
 #pragma clang attribute pop
-
-struct scx_init_task_args;
-struct scx_exit_task_args;
 
 /* The callbacks we have, all of them in 6.12 already; libbpf places each by its name. */
 struct sched_ext_ops {
