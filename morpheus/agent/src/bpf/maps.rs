@@ -1,0 +1,123 @@
+//! The maps both modes share: threads to workers, process indices to pages and ledgers.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+
+use libbpf_rs::{MapCore, MapFlags, MapHandle, Object};
+
+use super::BpfError;
+use super::layout::{LEDGER_SIZE, Ledger, Place, WORKER_SIZE};
+use super::pages::Pages;
+
+/// The loaded object's `workers`, `kernel_pages`, `runtime_pages` and `ledgers`.
+#[derive(Debug)]
+pub struct SharedMaps {
+    workers: MapHandle,
+    kernel_pages: MapHandle,
+    runtime_pages: MapHandle,
+    ledgers: MapHandle,
+}
+
+impl SharedMaps {
+    /// Takes hold of the maps of a loaded object.
+    ///
+    /// # Errors
+    /// When the object lacks one or its records have another size than ours.
+    pub fn of(object: &Object) -> Result<Self, BpfError> {
+        let find = |name: &'static str, value_size: usize| {
+            let map = object.maps().find(|map| map.name() == name).ok_or(BpfError::Object(name))?;
+            if map.value_size() as usize != value_size {
+                return Err(BpfError::Object(name));
+            }
+            MapHandle::try_from(&map).map_err(BpfError::libbpf("cannot keep a map"))
+        };
+        Ok(Self {
+            workers: find("workers", WORKER_SIZE)?,
+            kernel_pages: find("kernel_pages", 4)?,
+            runtime_pages: find("runtime_pages", 4)?,
+            ledgers: find("ledgers", 4)?,
+        })
+    }
+
+    /// Makes the pages visible to the programs under a process index.
+    ///
+    /// # Errors
+    /// Those of the kernel.
+    pub fn install(&self, process: u32, pages: &Pages) -> Result<(), BpfError> {
+        let maps = pages.maps();
+        let outer = [&self.ledgers, &self.runtime_pages, &self.kernel_pages];
+        let inner = [maps.ledger, maps.runtime, maps.kernel];
+        for (outer, inner) in outer.into_iter().zip(inner) {
+            outer
+                .update(&process.to_ne_bytes(), &inner.as_fd().as_raw_fd().to_ne_bytes(), MapFlags::ANY)
+                .map_err(BpfError::libbpf("cannot show a process's pages to the programs"))?;
+        }
+        Ok(())
+    }
+
+    /// Takes a process's pages away. When this returns no program uses them any more: the kernel waits for the running
+    /// ones whenever an inner map is replaced or removed.
+    ///
+    /// # Errors
+    /// Those of the kernel.
+    pub fn remove(&self, process: u32) -> Result<(), BpfError> {
+        for outer in [&self.kernel_pages, &self.runtime_pages, &self.ledgers] {
+            outer
+                .delete(&process.to_ne_bytes())
+                .map_err(BpfError::libbpf("cannot take a process's pages from the programs"))?;
+        }
+        Ok(())
+    }
+
+    /// Returns when every program that ran at the call has ended: the same wait, forced by putting a page where it is.
+    ///
+    /// # Errors
+    /// Those of the kernel.
+    pub fn wait_for_programs(&self, process: u32, pages: &Pages) -> Result<(), BpfError> {
+        self.kernel_pages
+            .update(&process.to_ne_bytes(), &pages.maps().kernel.as_fd().as_raw_fd().to_ne_bytes(), MapFlags::ANY)
+            .map_err(BpfError::libbpf("cannot wait for the running programs"))
+    }
+
+    /// Makes the thread a worker.
+    ///
+    /// # Errors
+    /// When the thread has ended, or memory is short.
+    pub fn bind(&self, thread: BorrowedFd<'_>, place: Place) -> Result<(), BpfError> {
+        self.workers
+            .update(&thread.as_raw_fd().to_ne_bytes(), &place.to_bytes(), MapFlags::ANY)
+            .map_err(BpfError::libbpf("cannot attach a worker to its thread"))
+    }
+
+    /// Makes the thread an ordinary one again. A thread that has ended is one already.
+    pub fn unbind(&self, thread: BorrowedFd<'_>) {
+        if let Err(error) = self.workers.delete(&thread.as_raw_fd().to_ne_bytes()) {
+            tracing::debug!(%error, "the worker's thread was gone");
+        }
+    }
+
+    /// Whether the thread is a worker.
+    pub fn is_bound(&self, thread: BorrowedFd<'_>) -> bool {
+        matches!(self.workers.lookup(&thread.as_raw_fd().to_ne_bytes(), MapFlags::ANY), Ok(Some(_)))
+    }
+
+    /// Every shared map's name, type and key size, as the kernel has them.
+    pub fn keys(&self) -> Vec<(String, libbpf_rs::MapType, u32)> {
+        [&self.workers, &self.kernel_pages, &self.runtime_pages, &self.ledgers]
+            .map(|map| (map.name().to_string_lossy().into_owned(), map.map_type(), map.key_size()))
+            .into()
+    }
+}
+
+/// Reads a worker's ledger; all zero when the place is somebody else's by now.
+///
+/// # Errors
+/// Those of the kernel.
+pub fn ledger(pages: &Pages, place: Place) -> Result<Ledger, BpfError> {
+    let bytes = pages
+        .maps()
+        .ledger
+        .lookup(&place.line().to_ne_bytes(), MapFlags::ANY)
+        .map_err(BpfError::libbpf("cannot read a ledger"))?
+        .unwrap_or_else(|| vec![0; LEDGER_SIZE]);
+    Ok(Ledger::from_bytes(&bytes, place.generation).unwrap_or_default())
+}

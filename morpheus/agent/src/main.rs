@@ -1,0 +1,2 @@
+//! `morpheusd`.
+fn main() {}
