@@ -8,8 +8,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 /// Tried in this order when `CLANG` is not set.
-const CANDIDATES: [&str; 7] =
-    ["clang-21", "clang-20", "clang-19", "clang-18", "clang-17", "clang-16", "clang"];
+const CANDIDATES: [&str; 7] = ["clang-21", "clang-20", "clang-19", "clang-18", "clang-17", "clang-16", "clang"];
 
 fn main() {
     println!("cargo:rerun-if-changed=bpf");

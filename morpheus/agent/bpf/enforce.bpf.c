@@ -18,22 +18,35 @@ char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
 #define MORPHEUS_CPUS 1024
 
-/* Length of a slice and of a tick in ns; number of cache domains; the domain of each CPU. Set before loading. */
-const volatile u64 slice_ns = 12000000;
-const volatile u64 tick_ns = 4000000;
-const volatile u32 domain_count = 1;
-const volatile u16 domain_of_cpu[MORPHEUS_CPUS];
-/* For tests of the kernel's watchdog: this thread is never put on a queue. 0 for none. */
-const volatile u32 never_run_tid = 0;
+/* What the agent decides before loading. src/enforce/settings.rs writes these bytes. */
+struct morpheus_settings {
+	/* Length of a slice and of a tick in ns. */
+	u64 slice_ns;
+	u64 tick_ns;
+	/* Cache domains, at least 1. */
+	u32 domain_count;
+	/* For tests of the kernel's watchdog: this thread is never put on a queue. 0 for none. */
+	u32 never_run_tid;
+	/* The domain of each CPU, below domain_count. */
+	u16 domain_of_cpu[MORPHEUS_CPUS];
+};
+_Static_assert(sizeof(struct morpheus_settings) == 24 + 2 * MORPHEUS_CPUS, "src/enforce/settings.rs");
+const volatile struct morpheus_settings settings SEC(".rodata.settings") = {
+	.slice_ns = 12000000,
+	.tick_ns = 4000000,
+	.domain_count = 1,
+};
 
-/* Why the kernel ended the scheduler: `kind` is written last and is 0 while it runs. src/enforce/exit.rs. */
-struct {
-	u64 exit_code;
+/* Why the kernel ended the scheduler: `kind` is written last and is 0 while it runs. src/enforce/exit.rs reads these bytes. */
+struct morpheus_exit {
+	u64 code;
 	u32 kind;
 	u32 reserved;
 	char reason[128];
 	char message[512];
-} exit_info;
+};
+_Static_assert(sizeof(struct morpheus_exit) == 656, "src/enforce/exit.rs");
+struct morpheus_exit exit_info SEC(".bss.exit");
 
 /* Indices of `counts`, after the verdicts. src/enforce/counts.rs has the same. */
 enum {
@@ -114,7 +127,7 @@ struct {
 
 static __always_inline u32 domain_of(s32 cpu)
 {
-	return domain_of_cpu[cpu & (MORPHEUS_CPUS - 1)];
+	return settings.domain_of_cpu[cpu & (MORPHEUS_CPUS - 1)];
 }
 
 static __always_inline struct domain *domain_at(u32 index)
@@ -146,10 +159,10 @@ static __always_inline u64 scaled(struct task_struct *p, u64 ns)
  */
 static __always_inline u64 clamped(struct task_struct *p, u64 clock)
 {
-	u64 own = entity(p)->dsq_vtime, lead = clock + 2 * scaled(p, slice_ns);
+	u64 own = entity(p)->dsq_vtime, lead = clock + 2 * scaled(p, settings.slice_ns);
 
-	if (before(own, clock - slice_ns))
-		return clock - slice_ns;
+	if (before(own, clock - settings.slice_ns))
+		return clock - settings.slice_ns;
 	return before(lead, own) ? lead : own;
 }
 
@@ -169,8 +182,8 @@ s32 BPF_PROG(enforce_select_cpu, struct task_struct *p, s32 prev_cpu, u64 wake_f
 	bool idle;
 	s32 cpu = select_cpu(p, prev_cpu, wake_flags, &idle);
 
-	if (idle && !(never_run_tid && p->pid == never_run_tid))
-		dsq_insert(p, DSQ_LOCAL, slice_ns, 0);
+	if (idle && !(settings.never_run_tid && p->pid == settings.never_run_tid))
+		dsq_insert(p, DSQ_LOCAL, settings.slice_ns, 0);
 	return cpu;
 }
 
@@ -183,18 +196,18 @@ void BPF_PROG(enforce_enqueue, struct task_struct *p, u64 enq_flags)
 	u32 index = domain_of(cpu);
 	u64 vtime;
 
-	if (never_run_tid && p->pid == never_run_tid)
+	if (settings.never_run_tid && p->pid == settings.never_run_tid)
 		return;
 	/* The kernel's own threads of one CPU do short work that others wait for, and can go nowhere else. */
 	if ((p->flags & PF_KTHREAD) && ext->nr_cpus_allowed == 1) {
-		dsq_insert(p, DSQ_LOCAL, slice_ns, enq_flags);
+		dsq_insert(p, DSQ_LOCAL, settings.slice_ns, enq_flags);
 		return;
 	}
 	domain = domain_at(index);
 	if (!domain)
 		return;
 	vtime = clamped(p, domain->clock);
-	dsq_insert_vtime(p, index, slice_ns, vtime, enq_flags);
+	dsq_insert_vtime(p, index, settings.slice_ns, vtime, enq_flags);
 	/* A CPU may have become idle since one was looked for, or none was. */
 	scx_bpf_kick_cpu(cpu, KICK_IDLE);
 	if (bpf_ksym_exists(scx_bpf_pick_idle_cpu) && ext->nr_cpus_allowed > 1) {
@@ -211,7 +224,7 @@ static __always_inline u32 busiest(u32 own)
 	u32 found = own;
 	int i;
 
-	bpf_for(i, 0, domain_count) {
+	bpf_for(i, 0, settings.domain_count) {
 		queued = scx_bpf_dsq_nr_queued(i);
 		if (queued > longest) {
 			longest = queued;
@@ -231,18 +244,18 @@ void BPF_PROG(enforce_dispatch, s32 cpu, struct task_struct *prev)
 
 	if (!here)
 		return;
-	if (domain_count > 1 && (++here->turns & 3) == 0) {
+	if (settings.domain_count > 1 && (++here->turns & 3) == 0) {
 		other = busiest(own);
 		if (other != own && dsq_move_to_local(other))
 			return;
 	}
 	if (dsq_move_to_local(own))
 		return;
-	if (domain_count > 1) {
-		bpf_for(i, 1, domain_count) {
+	if (settings.domain_count > 1) {
+		bpf_for(i, 1, settings.domain_count) {
 			other = own + i;
-			if (other >= domain_count)
-				other -= domain_count;
+			if (other >= settings.domain_count)
+				other -= settings.domain_count;
 			if (dsq_move_to_local(other))
 				return;
 		}
@@ -253,7 +266,7 @@ void BPF_PROG(enforce_dispatch, s32 cpu, struct task_struct *prev)
 		charge(prev, here, now);
 		here->slice_began_ns = now;
 		here->extended = 0;
-		set_slice(prev, slice_ns);
+		set_slice(prev, settings.slice_ns);
 	}
 }
 
@@ -390,7 +403,7 @@ void BPF_PROG(enforce_tick, struct task_struct *p)
 		return;
 	}
 	if (!facts.waiters) {
-		if (ran + tick_ns / 2 >= slice_ns * 65 / 100)
+		if (ran + settings.tick_ns / 2 >= settings.slice_ns * 65 / 100)
 			count(COUNT_UNWANTED);
 		return;
 	}
@@ -406,14 +419,14 @@ void BPF_PROG(enforce_tick, struct task_struct *p)
 		if (facts.critical_depth && morpheus_running(&view)) {
 			here->extended = 1;
 			count(COUNT_DEFERRED);
-			set_slice(p, slice_ns);
-			if (morpheus_hint(&view, MORPHEUS_REASON_SLICE_END, now, now + slice_ns))
+			set_slice(p, settings.slice_ns);
+			if (morpheus_hint(&view, MORPHEUS_REASON_SLICE_END, now, now + settings.slice_ns))
 				count(COUNT_HINTS);
 		}
 		return;
 	}
 	/* The tick nearest to 65 % of the slice, and those after it. */
-	if (ran + tick_ns / 2 < slice_ns * 65 / 100)
+	if (ran + settings.tick_ns / 2 < settings.slice_ns * 65 / 100)
 		return;
 	if (morpheus_hint(&view, MORPHEUS_REASON_WAITER, now, now + left))
 		count(COUNT_HINTS);
@@ -453,7 +466,7 @@ s32 BPF_PROG(enforce_init)
 {
 	s32 error, i;
 
-	bpf_for(i, 0, domain_count) {
+	bpf_for(i, 0, settings.domain_count) {
 		error = scx_bpf_create_dsq(i, -1);
 		if (error)
 			return error;
@@ -466,7 +479,7 @@ void BPF_PROG(enforce_exit, struct scx_exit_info *info)
 {
 	bpf_probe_read_kernel_str(exit_info.reason, sizeof(exit_info.reason), info->reason);
 	bpf_probe_read_kernel_str(exit_info.message, sizeof(exit_info.message), info->msg);
-	exit_info.exit_code = info->exit_code;
+	exit_info.code = info->exit_code;
 	__sync_lock_test_and_set(&exit_info.kind, info->kind);
 }
 
@@ -483,6 +496,8 @@ int BPF_PROG(enforce_exec, struct task_struct *task, pid_t old_pid)
 	morpheus_bury(task);
 	return 0;
 }
+
+_Static_assert(__builtin_offsetof(struct sched_ext_ops, timeout_ms) == 88, "src/enforce/settings.rs");
 
 SEC(".struct_ops.link")
 struct sched_ext_ops morpheus_ops = {

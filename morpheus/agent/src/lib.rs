@@ -10,6 +10,7 @@
 //! - [`check`]: what this kernel can do.
 
 pub mod bpf;
+pub mod enforce;
 pub mod mode;
 pub mod observe;
 pub mod verifier;

@@ -1,8 +1,8 @@
 //! How much work a program is to the kernel's verifier: the figure `bench/morpheus-verifier.toml` limits.
 
 use libbpf_rs::Object;
-use libbpf_rs::query::ProgramInfo;
 use libbpf_rs::query::ProgInfoIter;
+use libbpf_rs::query::ProgramInfo;
 
 /// The instructions the verifier went through for each program of a loaded object, by name.
 pub fn instructions(object: &Object) -> Vec<(String, u32)> {

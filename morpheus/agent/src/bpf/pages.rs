@@ -105,11 +105,8 @@ impl Pages {
     /// # Errors
     /// Those of the kernel.
     pub fn hand_out(&self) -> Result<[OwnedFd; 2], BpfError> {
-        let writable = self
-            .runtime
-            .as_fd()
-            .try_clone_to_owned()
-            .map_err(BpfError::system("cannot duplicate page 1"))?;
+        let writable =
+            self.runtime.as_fd().try_clone_to_owned().map_err(BpfError::system("cannot duplicate page 1"))?;
         Ok([read_only(&self.kernel)?, writable])
     }
 }
