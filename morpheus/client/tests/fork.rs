@@ -1,0 +1,87 @@
+//! A forked child is no worker: it neither sees its parent's hints nor writes its parent's line, and may register itself.
+
+use std::cell::Cell;
+use std::time::Instant;
+
+use morpheus::{Reason, Worker, WorkerConfig, critical, hint_pending, take_hint};
+use morpheus_fake_agent::{FakeAgent, PATIENCE};
+
+/// Runs `child` in a forked child, which ends with what it returns. Its exit status.
+fn fork(child: impl FnOnce() -> u8) -> i32 {
+    // SAFETY: the child runs only `child` and ends with `_exit`. That it allocates and takes locks of its own although
+    // the parent has threads is what the C library's allocator supports, and what this file tests of Morpheus.
+    let pid = unsafe { libc::fork() };
+    assert!(pid >= 0);
+    if pid == 0 {
+        let code = std::panic::catch_unwind(std::panic::AssertUnwindSafe(child)).unwrap_or(255);
+        // SAFETY: ends the child at once, without destructors of the parent's state.
+        unsafe { libc::_exit(code.into()) };
+    }
+    let deadline = Instant::now() + PATIENCE;
+    let mut status = 0;
+    loop {
+        // SAFETY: waits for this function's own child, into a live integer.
+        match unsafe { libc::waitpid(pid, &mut status, libc::WNOHANG) } {
+            0 if Instant::now() > deadline => {
+                // SAFETY: ends this function's own child, which is not yet waited for.
+                unsafe { libc::kill(pid, libc::SIGKILL) };
+                panic!("the child hangs");
+            }
+            0 => std::thread::park_timeout(std::time::Duration::from_millis(1)),
+            _ => return libc::WEXITSTATUS(status),
+        }
+    }
+}
+
+#[test]
+fn a_child_neither_takes_its_parents_hints_nor_writes_its_line() {
+    let agent = FakeAgent::start();
+    // In cells, so that the child can drop its copies and the parent keeps its own.
+    let worker = Cell::new(Some(Worker::register(WorkerConfig::new("parent").socket(agent.socket()))));
+    let seat = agent.running("parent");
+    agent.raise(&seat, Reason::Waiter);
+    let before = agent.runtime_line(&seat);
+    let guard = Cell::new(Some(critical()));
+    let code = fork(|| {
+        let worker = worker.take().unwrap();
+        if hint_pending() || take_hint().is_some() {
+            return 1;
+        }
+        if worker.is_attached() || worker.slot().is_some() {
+            return 2;
+        }
+        // Writes to what was the line, if anything does.
+        worker.park();
+        drop(critical());
+        drop(guard.take());
+        drop(worker);
+        0
+    });
+    assert_eq!(code, 0);
+    let mut after = agent.runtime_line(&seat);
+    assert_eq!(after.critical_depth, 1, "the parent's own guard");
+    after.critical_depth = before.critical_depth;
+    assert_eq!(after, before);
+    assert!(agent.left().is_empty(), "the child did not unregister its parent");
+    assert_eq!(take_hint().map(|hint| hint.reason), Some(Reason::Waiter));
+}
+
+#[test]
+fn a_child_can_be_a_worker_of_its_own() {
+    let agent = FakeAgent::start();
+    let config = WorkerConfig::new("parent").socket(agent.socket());
+    let _worker = Worker::register(config.clone());
+    let parent = agent.running("parent");
+    let code = fork(|| {
+        let child = Worker::try_register(config.named("child"));
+        // The fake agent looks for threads in its own process, where the child's is not.
+        match child {
+            Err(morpheus::NotAvailable::Refused(morpheus::Refusal::NotYourThread)) => 0,
+            Err(_) => 1,
+            Ok(_) => 2,
+        }
+    });
+    assert_eq!(code, 0, "a new conversation reached the agent");
+    agent.raise(&parent, Reason::Local);
+    assert_eq!(take_hint().map(|hint| hint.reason), Some(Reason::Local), "the parent's conversation stands");
+}

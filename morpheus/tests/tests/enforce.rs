@@ -1,0 +1,48 @@
+//! The rules of enforce mode, each a test: one guest runs them all, this program tells them apart.
+
+#![allow(clippy::print_stdout, reason = "test programs talk to whoever runs them")]
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Result, ensure};
+use libtest_mimic::{Arguments, Failed, Trial};
+use morpheus_e2e::machine::Console;
+use morpheus_e2e::{RESULT, SCENARIOS, image, kernel, machine};
+
+fn main() -> ExitCode {
+    let arguments = Arguments::from_args();
+    let boot = if arguments.list { Err("not booted".to_owned()) } else { run().map_err(|error| format!("{error:#}")) };
+    let boot = Arc::new(boot);
+    let trials = SCENARIOS.iter().map(|name| {
+        let boot = Arc::clone(&boot);
+        Trial::test(*name, move || match &*boot {
+            Ok(console) => result(console, name),
+            Err(error) => Err(Failed::from(error)),
+        })
+    });
+    let code = libtest_mimic::run(&arguments, trials.collect()).exit_code();
+    if let (Ok(console), true) = (&*boot, code != ExitCode::SUCCESS) {
+        println!("The guest's console:\n{}", console.lines.join("\n"));
+    }
+    code
+}
+
+fn run() -> Result<Console> {
+    ensure!(std::env::consts::ARCH == "x86_64", "the test guest is x86_64");
+    let kernel = kernel::fetched()?;
+    let ramdisk = image::built()?;
+    println!("booting {}", kernel.package);
+    machine::boot(&kernel, &ramdisk)
+}
+
+/// What the guest said of one scenario.
+fn result(console: &Console, name: &str) -> Result<(), Failed> {
+    let mut said = console.lines.iter().filter_map(|line| line.split_once(RESULT)?.1.trim().split_once(' '));
+    match said.find(|(scenario, _)| *scenario == name) {
+        Some((_, "ok")) => Ok(()),
+        Some((_, why)) => Err(Failed::from(why)),
+        None if console.ended => Err(Failed::from("the guest ended without trying it")),
+        None => Err(Failed::from("the guest hung before it")),
+    }
+}
