@@ -100,6 +100,17 @@ impl Pages {
         }
     }
 
+    /// Says that nobody writes these pages any more: no living worker, and a heartbeat of long ago.
+    pub fn retire(&self) {
+        use std::sync::atomic::Ordering::Relaxed;
+        for line in &self.kernel().lines {
+            if line.slot_generation.load(Relaxed) != 0 {
+                line.state.store(WorkerState::Dead.number(), Relaxed);
+            }
+        }
+        self.kernel().header.heartbeat_ns.store(0, Relaxed);
+    }
+
     /// The descriptors the process gets: page 0 read-only, page 1 writable.
     ///
     /// # Errors

@@ -115,14 +115,6 @@ impl Enforce {
         Ok(Self { scheduler: None, tracing: Vec::new(), maps, exit, counts, object })
     }
 
-    /// What the scheduler decided about workers since it was loaded.
-    ///
-    /// # Errors
-    /// Those of the kernel.
-    pub fn counts(&self) -> Result<Counts, BpfError> {
-        Counts::read(&self.counts)
-    }
-
     fn exit(&self) -> Result<Option<Exit>, BpfError> {
         let bytes = self
             .exit
@@ -196,6 +188,12 @@ impl Mode for Enforce {
     fn stop(&mut self) {
         self.scheduler = None;
         self.tracing.clear();
+    }
+
+    fn counts(&self) -> Option<Counts> {
+        Counts::read(&self.counts)
+            .inspect_err(|error| tracing::warn!(%error, "the scheduler's counts are missing"))
+            .ok()
     }
 
     fn verified_instructions(&self) -> Vec<(String, u32)> {
