@@ -91,7 +91,10 @@ struct {
 	__type(value, struct morpheus_worker);
 } workers SEC(".maps");
 
-/* Process index -> page 0, page 1, ledgers. The agent fills them; a process gets descriptors of its own two pages only. */
+/*
+ * Process index -> page 0, page 1, ledgers. Page 0 is frozen once it has its header: from then on no process can write it,
+ * neither through a mapping nor by an update, the agent included; only programs can. (A descriptor opened read-only
+ * would be simpler, but the kernel maps no BPF array through one.) The agent fills them; a process gets descriptors of its own two pages only. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY_OF_MAPS);
 	__uint(max_entries, MORPHEUS_PROCESSES);
@@ -293,6 +296,73 @@ static __always_inline bool morpheus_bury(struct task_struct *task)
 	if (morpheus_view_of(worker->process, worker->line, worker->generation, &view))
 		WRITE_ONCE(view.kernel->state, MORPHEUS_STATE_DEAD);
 	return true;
+}
+
+/* What the agent has done to page 0 in its stead, through BPF_PROG_RUN. src/bpf/command.rs: Command. */
+#define MORPHEUS_COMMAND_BEAT 1 /* the heartbeat of a process's page is now_ns */
+#define MORPHEUS_COMMAND_OPEN 2 /* the line is this generation's, all else zero */
+#define MORPHEUS_COMMAND_CLOSE 3 /* the line has no living worker, if it is this generation's */
+#define MORPHEUS_COMMAND_RETIRE 4 /* no line has one, and the heartbeat is of long ago */
+struct morpheus_command {
+	__u32 kind;
+	__u32 process;
+	__u32 line;
+	__u32 generation;
+	__u64 now_ns;
+};
+_Static_assert(sizeof(struct morpheus_command) == 24, "src/bpf/command.rs: Command");
+
+SEC("syscall")
+int morpheus_agent(struct morpheus_command *command)
+{
+	__u32 kind = command->kind, process = command->process, line = command->line, generation = command->generation;
+	struct morpheus_page_header *header;
+	struct morpheus_kernel_line *kernel;
+	void *page;
+
+	page = bpf_map_lookup_elem(&kernel_pages, &process);
+	if (!page)
+		return -2; /* ENOENT */
+	if (kind == MORPHEUS_COMMAND_OPEN || kind == MORPHEUS_COMMAND_CLOSE) {
+		if (!line)
+			return -22; /* EINVAL: the header */
+		kernel = bpf_map_lookup_elem(page, &line);
+		if (!kernel)
+			return -22;
+		if (kind == MORPHEUS_COMMAND_CLOSE) {
+			if (kernel->slot_generation == generation)
+				WRITE_ONCE(kernel->state, MORPHEUS_STATE_DEAD);
+			return 0;
+		}
+		/* Without a generation nobody's; then empty; then the new owner's. */
+		WRITE_ONCE(kernel->slot_generation, 0);
+		WRITE_ONCE(kernel->hint_seq, 0);
+		WRITE_ONCE(kernel->hint_time_ns, 0);
+		WRITE_ONCE(kernel->deadline_ns, 0);
+		WRITE_ONCE(kernel->off_cpu_ns, 0);
+		WRITE_ONCE(kernel->runqueue_wait_ns, 0);
+		WRITE_ONCE(kernel->budget_remaining_ns, 0);
+		WRITE_ONCE(kernel->involuntary_switches, 0);
+		WRITE_ONCE(kernel->escalations, 0);
+		WRITE_ONCE(kernel->reason, MORPHEUS_REASON_NONE);
+		WRITE_ONCE(kernel->state, MORPHEUS_STATE_REGISTERED);
+		__sync_lock_test_and_set(&kernel->slot_generation, generation);
+		return 0;
+	}
+	if (kind == MORPHEUS_COMMAND_RETIRE) {
+		for (line = 1; line < MORPHEUS_LINES; line++) {
+			kernel = bpf_map_lookup_elem(page, &line);
+			if (kernel && kernel->slot_generation)
+				WRITE_ONCE(kernel->state, MORPHEUS_STATE_DEAD);
+		}
+	} else if (kind != MORPHEUS_COMMAND_BEAT) {
+		return -22;
+	}
+	line = 0;
+	header = bpf_map_lookup_elem(page, &line);
+	if (header)
+		WRITE_ONCE(header->heartbeat_ns, kind == MORPHEUS_COMMAND_BEAT ? command->now_ns : 0);
+	return 0;
 }
 
 #endif

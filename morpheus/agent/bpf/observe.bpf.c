@@ -97,7 +97,7 @@ int BPF_PROG(observe_wakeup, struct task_struct *task)
 }
 
 SEC("tp_btf/sched_wakeup_new")
-int BPF_PROG(observe_wakeup_new, struct task_struct *task)
+int BPF_PROG(observe_new, struct task_struct *task)
 {
 	return woken(task);
 }

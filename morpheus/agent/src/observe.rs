@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::os::fd::{AsFd, AsRawFd, IntoRawFd};
 
-use libbpf_rs::{Link, Object, ObjectBuilder};
+use libbpf_rs::{Link, MapCore, Object, ObjectBuilder};
 use morpheus_abi::flags;
 use morpheus_abi::protocol::Registration;
 
@@ -43,6 +43,12 @@ impl Observe {
         let object = open.load().map_err(BpfError::libbpf("the kernel refused the observe programs"))?;
         let maps = SharedMaps::of(&object)?;
         Ok(Self { object, maps, tracing: Vec::new(), clocks: HashMap::new() })
+    }
+
+    /// Every map of the loaded object: name, type and key size.
+    pub fn all_maps(&self) -> Vec<(String, libbpf_rs::MapType, u32)> {
+        let of = |map: libbpf_rs::Map<'_>| (map.name().to_string_lossy().into_owned(), map.map_type(), map.key_size());
+        self.object.maps().map(of).collect()
     }
 
     fn attach(&mut self) -> Result<(), BpfError> {

@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use libbpf_rs::{MapCore, MapFlags, MapHandle, Object};
 
 use super::BpfError;
+use super::command::{Command, Runner};
 use super::layout::{LEDGER_SIZE, Ledger, Place, WORKER_SIZE};
 use super::pages::Pages;
 
@@ -15,6 +16,7 @@ pub struct SharedMaps {
     kernel_pages: MapHandle,
     runtime_pages: MapHandle,
     ledgers: MapHandle,
+    commands: Runner,
 }
 
 impl SharedMaps {
@@ -35,6 +37,7 @@ impl SharedMaps {
             kernel_pages: find("kernel_pages", 4)?,
             runtime_pages: find("runtime_pages", 4)?,
             ledgers: find("ledgers", 4)?,
+            commands: Runner::of(object)?,
         })
     }
 
@@ -78,6 +81,36 @@ impl SharedMaps {
             .map_err(BpfError::libbpf("cannot wait for the running programs"))
     }
 
+    /// Empties a place for its new owner and gives it its generation.
+    ///
+    /// # Errors
+    /// Those of the kernel.
+    pub fn open(&self, place: Place, pages: &Pages) -> Result<(), BpfError> {
+        pages.clear(place)?;
+        self.commands.run(Command::Open(place))
+    }
+
+    /// Says in page 0 that a place has no living worker any more, if it is still this registration's.
+    pub fn close(&self, place: Place) {
+        self.tell(Command::Close(place));
+    }
+
+    /// Writes a process's heartbeat.
+    pub fn beat(&self, process: u32, now_ns: u64) {
+        self.tell(Command::Beat { process, now_ns });
+    }
+
+    /// Says in page 0 that nobody writes it any more: no living worker, and a heartbeat of long ago.
+    pub fn retire(&self, process: u32) {
+        self.tell(Command::Retire { process });
+    }
+
+    fn tell(&self, command: Command) {
+        if let Err(error) = self.commands.run(command) {
+            tracing::error!(%error, ?command, "page 0 is out of date");
+        }
+    }
+
     /// Makes the thread a worker.
     ///
     /// # Errors
@@ -98,13 +131,6 @@ impl SharedMaps {
     /// Whether the thread is a worker.
     pub fn is_bound(&self, thread: BorrowedFd<'_>) -> bool {
         matches!(self.workers.lookup(&thread.as_raw_fd().to_ne_bytes(), MapFlags::ANY), Ok(Some(_)))
-    }
-
-    /// Every shared map's name, type and key size, as the kernel has them.
-    pub fn keys(&self) -> Vec<(String, libbpf_rs::MapType, u32)> {
-        [&self.workers, &self.kernel_pages, &self.runtime_pages, &self.ledgers]
-            .map(|map| (map.name().to_string_lossy().into_owned(), map.map_type(), map.key_size()))
-            .into()
     }
 }
 

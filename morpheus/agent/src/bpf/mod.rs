@@ -1,7 +1,8 @@
 //! What touches BPF: the embedded programs, the maps both modes share, the pages, and perf events. All `unsafe` of the
-//! crate is in `pages` and `clock`; what is decided about workers is elsewhere and knows nothing of BPF.
+//! crate is in `pages`, `clock`, `command` and the server's `credentials`; what is decided about workers is elsewhere and knows nothing of BPF.
 
 pub mod clock;
+pub mod command;
 pub mod layout;
 pub mod log;
 pub mod maps;

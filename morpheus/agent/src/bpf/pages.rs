@@ -1,12 +1,16 @@
 //! A process's two pages and its ledgers: three small BPF arrays, two of them mapped here and handed to the process.
 //!
-//! The process gets page 0 through a descriptor that was opened read-only: the kernel then refuses a writable mapping, a
-//! later mprotect and every update through it. Page 1 it may write as it likes; nobody believes more of it than hints need.
+//! Page 0 is frozen once it has its header: the kernel then refuses every process a writable mapping, a later mprotect and
+//! every update, ours included; only programs can write it, and ours do so for us (`command`). A descriptor opened read-only
+//! would not do: the kernel maps no BPF array through one. Page 1 the process may write as it likes; nobody believes more
+//! of it than hints need.
 
-use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 
 use libbpf_rs::{MapCore, MapFlags, MapHandle, MapType};
-use morpheus_abi::{Direction, LINE_SIZE, PAGE_SIZE, PageHeader, SharedKernelPage, SharedRuntimePage, WorkerState};
+use morpheus_abi::{
+    Direction, KernelLine, LINE_SIZE, PAGE_SIZE, PageHeader, RuntimeLine, SharedKernelPage, SharedRuntimePage, Slot,
+};
 use rustix::mm::{MapFlags as MmapFlags, ProtFlags};
 
 use super::BpfError;
@@ -49,98 +53,72 @@ impl Pages {
         let kernel = array("morpheus_page_0", LINE_SIZE, true)?;
         let runtime = array("morpheus_page_1", LINE_SIZE, true)?;
         let ledger = array("morpheus_ledger", LEDGER_SIZE, false)?;
-        let kernel_page = Mapping::new(&kernel)?;
-        let runtime_page = Mapping::new(&runtime)?;
-        let pages = Self { kernel, runtime, ledger, kernel_page, runtime_page };
         let mut header = PageHeader::new(Direction::KernelToRuntime, generation, flags);
         header.heartbeat_ns = heartbeat_ns;
-        pages.kernel().header.write(&header);
-        pages.runtime().header.write(&PageHeader::new(Direction::RuntimeToKernel, generation, flags));
-        Ok(pages)
+        for (map, header) in
+            [(&kernel, header), (&runtime, PageHeader::new(Direction::RuntimeToKernel, generation, flags))]
+        {
+            map.update(&0u32.to_ne_bytes(), &header_bytes(&header), MapFlags::ANY)
+                .map_err(BpfError::libbpf("cannot write a page's header"))?;
+        }
+        kernel.freeze().map_err(BpfError::libbpf("cannot freeze page 0"))?;
+        let kernel_page = Mapping::new(&kernel, ProtFlags::READ)?;
+        let runtime_page = Mapping::new(&runtime, ProtFlags::READ | ProtFlags::WRITE)?;
+        Ok(Self { kernel, runtime, ledger, kernel_page, runtime_page })
     }
 
-    /// Page 0.
-    pub fn kernel(&self) -> &SharedKernelPage {
-        self.kernel_page.get()
+    /// A worker's line in page 0.
+    pub fn kernel_line(&self, slot: Slot) -> KernelLine {
+        self.kernel_page.get().lines[slot.index()].snapshot()
     }
 
-    /// Page 1, which the process writes: believe nothing.
-    pub fn runtime(&self) -> &SharedRuntimePage {
-        self.runtime_page.get()
+    /// A worker's line in page 1, which the process writes: believe nothing.
+    pub fn runtime_line(&self, slot: Slot) -> RuntimeLine {
+        self.runtime_page.get().lines[slot.index()].snapshot()
     }
 
     pub(super) fn maps(&self) -> PageMaps<'_> {
         PageMaps { kernel: &self.kernel, runtime: &self.runtime, ledger: &self.ledger }
     }
 
-    /// Empties a place for its new owner: both lines zero, then the state, then the generation, which the programs check.
+    /// Empties what is ours of a place for its new owner: the line in page 1 and the ledger.
     ///
     /// # Errors
     /// Those of the kernel.
-    pub fn open(&self, place: Place) -> Result<(), BpfError> {
-        use std::sync::atomic::Ordering::{Relaxed, Release};
-        let line = &self.kernel().lines[place.slot.index()];
-        line.slot_generation.store(0, Relaxed);
-        line.write(&morpheus_abi::KernelLine::default());
-        self.runtime().lines[place.slot.index()].write(&morpheus_abi::RuntimeLine::default());
+    pub fn clear(&self, place: Place) -> Result<(), BpfError> {
+        self.runtime_page.get().lines[place.slot.index()].write(&RuntimeLine::default());
         self.ledger
             .update(&place.line().to_ne_bytes(), &Ledger::fresh_bytes(place.generation), MapFlags::ANY)
-            .map_err(BpfError::libbpf("cannot begin a ledger"))?;
-        line.state.store(WorkerState::Registered.number(), Relaxed);
-        line.slot_generation.store(place.generation, Release);
-        Ok(())
+            .map_err(BpfError::libbpf("cannot begin a ledger"))
     }
 
-    /// Says that a place has no living worker any more, if it is still this registration's.
-    pub fn close(&self, place: Place) {
-        use std::sync::atomic::Ordering::Relaxed;
-        let line = &self.kernel().lines[place.slot.index()];
-        if line.slot_generation.load(Relaxed) == place.generation {
-            line.state.store(WorkerState::Dead.number(), Relaxed);
-        }
-    }
-
-    /// Says that nobody writes these pages any more: no living worker, and a heartbeat of long ago.
-    pub fn retire(&self) {
-        use std::sync::atomic::Ordering::Relaxed;
-        for line in &self.kernel().lines {
-            if line.slot_generation.load(Relaxed) != 0 {
-                line.state.store(WorkerState::Dead.number(), Relaxed);
-            }
-        }
-        self.kernel().header.heartbeat_ns.store(0, Relaxed);
-    }
-
-    /// The descriptors the process gets: page 0 read-only, page 1 writable.
+    /// The descriptors the process gets: page 0, frozen, and page 1.
     ///
     /// # Errors
-    /// Those of the kernel.
+    /// When there are too many open descriptors.
     pub fn hand_out(&self) -> Result<[OwnedFd; 2], BpfError> {
-        let writable =
-            self.runtime.as_fd().try_clone_to_owned().map_err(BpfError::system("cannot duplicate page 1"))?;
-        Ok([read_only(&self.kernel)?, writable])
+        let duplicate = |map: &MapHandle| {
+            map.as_fd().try_clone_to_owned().map_err(BpfError::system("cannot duplicate a page's descriptor"))
+        };
+        Ok([duplicate(&self.kernel)?, duplicate(&self.runtime)?])
     }
 }
 
-/// Opens a map once more, read-only.
-fn read_only(map: &MapHandle) -> Result<OwnedFd, BpfError> {
-    let id = map.info().map_err(BpfError::libbpf("cannot learn a map's number"))?.info.id;
-    let options = libbpf_sys::bpf_get_fd_by_id_opts {
-        sz: size_of::<libbpf_sys::bpf_get_fd_by_id_opts>() as libbpf_sys::size_t,
-        open_flags: libbpf_sys::BPF_F_RDONLY,
-        ..Default::default()
-    };
-    // SAFETY: the options are a whole structure that says its own size and lives until the call returns.
-    let fd = unsafe { libbpf_sys::bpf_map_get_fd_by_id_opts(id, &raw const options) };
-    if fd < 0 {
-        let source = std::io::Error::from_raw_os_error(-fd);
-        return Err(BpfError::System { what: "cannot open page 0 read-only", source });
+/// A header as it lies in memory.
+fn header_bytes(header: &PageHeader) -> [u8; LINE_SIZE] {
+    let mut bytes = [0; LINE_SIZE];
+    for (offset, number) in [(0, header.magic), (24, header.generation), (32, header.heartbeat_ns)] {
+        bytes[offset..offset + 8].copy_from_slice(&number.to_ne_bytes());
     }
-    // SAFETY: a descriptor that libbpf returns is new and nobody else's.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    for (offset, number) in
+        [(8, header.abi_version), (12, header.size), (16, header.flags), (20, header.direction)]
+    {
+        bytes[offset..offset + 4].copy_from_slice(&number.to_ne_bytes());
+    }
+    bytes
 }
 
-/// One of our pages, mapped shared and writable until dropped.
+/// One of our pages, mapped shared until dropped. Page 0 is mapped read-only, so this module never writes through it.
 #[derive(Debug)]
 struct Mapping<T>(std::ptr::NonNull<T>);
 
@@ -156,7 +134,7 @@ impl Page for SharedKernelPage {}
 impl Page for SharedRuntimePage {}
 
 impl<T: Page> Mapping<T> {
-    fn new(map: &MapHandle) -> Result<Self, BpfError> {
+    fn new(map: &MapHandle, access: ProtFlags) -> Result<Self, BpfError> {
         const { assert!(size_of::<T>() == PAGE_SIZE) };
         // SAFETY: no address is asked for, so no other mapping is touched. The array has LINES * LINE_SIZE = PAGE_SIZE
         // bytes and cannot shrink.
@@ -164,7 +142,7 @@ impl<T: Page> Mapping<T> {
             rustix::mm::mmap(
                 std::ptr::null_mut(),
                 PAGE_SIZE,
-                ProtFlags::READ | ProtFlags::WRITE,
+                access,
                 MmapFlags::SHARED,
                 map.as_fd(),
                 0,

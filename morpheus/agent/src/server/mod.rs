@@ -13,7 +13,6 @@ use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering::Relaxed;
 
 use anyhow::Context;
 use morpheus_abi::protocol::{Message, Refusal};
@@ -250,7 +249,7 @@ impl Daemon {
     fn heartbeat(&self) {
         let now = now_ns();
         for served in self.sessions.values().filter_map(|session| session.served.as_ref()) {
-            served.pages.kernel().header.heartbeat_ns.store(now, Relaxed);
+            self.mode.maps().beat(served.index, now);
         }
     }
 
@@ -261,7 +260,7 @@ impl Daemon {
         }
         self.mode.stop();
         for served in self.sessions.values().filter_map(|session| session.served.as_ref()) {
-            served.pages.retire();
+            self.mode.maps().retire(served.index);
         }
         self.sessions.clear();
     }

@@ -180,18 +180,18 @@ impl Daemon {
         let session = self.sessions.get_mut(&number).expect("the caller has looked it up");
         let served = session.served.as_mut().expect("the table gave a place in its pages");
         self.mode.add(Thread { pidfd: thread.pidfd.as_fd(), tid: thread.tid }, place, registration)?;
-        let done = served
-            .pages
-            .open(place)
-            .and_then(|()| self.mode.maps().bind(thread.pidfd.as_fd(), place))
+        let maps = self.mode.maps();
+        let done = maps
+            .open(place, &served.pages)
+            .and_then(|()| maps.bind(thread.pidfd.as_fd(), place))
             .map_err(anyhow::Error::from)
             .and_then(|()| {
                 let source = Source::Worker(place.generation).data();
                 Ok(epoll::add(&self.epoll, &thread.pidfd, source, epoll::EventFlags::IN)?)
             });
         if done.is_err() {
-            self.mode.maps().unbind(thread.pidfd.as_fd());
-            served.pages.close(place);
+            maps.unbind(thread.pidfd.as_fd());
+            maps.close(place);
             self.mode.remove(Thread { pidfd: thread.pidfd.as_fd(), tid: thread.tid }, place);
             return done;
         }
@@ -207,7 +207,7 @@ impl Daemon {
         let Some(served) = self.sessions.get_mut(&number).and_then(|session| session.served.as_mut()) else { return };
         let Some(thread) = served.threads.remove(&place.generation) else { return };
         self.mode.maps().unbind(thread.pidfd.as_fd());
-        served.pages.close(place);
+        self.mode.maps().close(place);
         self.mode.remove(Thread { pidfd: thread.pidfd.as_fd(), tid: thread.tid }, place);
         self.gone.add(&super::snapshot::totals(&served.pages, place));
         let _: Result<(), Errno> = epoll::delete(&self.epoll, &thread.pidfd);
@@ -248,9 +248,7 @@ impl Daemon {
             for worker in self.table.leave(index) {
                 self.undo(number, worker);
             }
-            if let Some(served) = self.sessions.get(&number).and_then(|session| session.served.as_ref()) {
-                served.pages.retire();
-            }
+            self.mode.maps().retire(index);
             match self.mode.maps().remove(index) {
                 Ok(()) => self.table.rested_process(index),
                 Err(error) => tracing::error!(%error, index, "a process's index stays unused"),

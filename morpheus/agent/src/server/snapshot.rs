@@ -61,9 +61,8 @@ fn process_name(pid: u32) -> String {
 }
 
 fn of_worker(pages: &Pages, worker: &Worker) -> WorkerReport {
-    let slot = worker.place.slot.index();
-    let kernel = pages.kernel().lines[slot].snapshot();
-    let runtime = pages.runtime().lines[slot].snapshot();
+    let kernel = pages.kernel_line(worker.place.slot);
+    let runtime = pages.runtime_line(worker.place.slot);
     // What a process wrote before this registration is not this worker's.
     let own = runtime.slot_generation == worker.place.generation;
     let state = match (kernel.state, own) {
@@ -76,7 +75,7 @@ fn of_worker(pages: &Pages, worker: &Worker) -> WorkerReport {
         (count > 0).then(|| (cause.to_string(), u64::from(count)))
     });
     WorkerReport {
-        slot: slot as u32,
+        slot: worker.place.slot.index() as u32,
         tid: worker.tid,
         name: worker.registration.name.to_string(),
         state,
@@ -90,7 +89,7 @@ fn of_worker(pages: &Pages, worker: &Worker) -> WorkerReport {
 
 /// What the programs counted for a worker.
 pub(super) fn totals(pages: &Pages, place: Place) -> Totals {
-    let kernel = pages.kernel().lines[place.slot.index()].snapshot();
+    let kernel = pages.kernel_line(place.slot);
     let ledger = ledger(pages, place)
         .inspect_err(|error| tracing::warn!(%error, "a worker's counts are missing"))
         .unwrap_or_default();
