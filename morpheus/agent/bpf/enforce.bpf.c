@@ -89,9 +89,12 @@ struct here {
 	u32 generation;
 	/* 1 once the slice has been extended. */
 	u32 extended;
+	/* 1 when the thread has given up its turn, or been made to: whoever waits is next, be its clock what it may. */
+	u32 leaves;
+	u32 reserved;
 	/* Times the CPU looked for work. */
 	u64 turns;
-	u64 pad[3];
+	u64 pad[2];
 };
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -166,6 +169,17 @@ static __always_inline u64 clamped(struct task_struct *p, u64 clock)
 	return before(lead, own) ? lead : own;
 }
 
+/* A slice of this thread begins: the domain's clock is not behind it. */
+static __always_inline void begin_slice(struct task_struct *p, struct here *here, struct domain *domain, u64 now)
+{
+	if (before(domain->clock, entity(p)->dsq_vtime))
+		domain->clock = clamped(p, domain->clock);
+	here->charged_ns = now;
+	here->slice_began_ns = now;
+	here->extended = 0;
+	here->leaves = 0;
+}
+
 /* Charges the thread for its time on this CPU until now. */
 static __always_inline void charge(struct task_struct *p, struct here *here, u64 now)
 {
@@ -234,12 +248,43 @@ static __always_inline u32 busiest(u32 own)
 	return found;
 }
 
+/*
+ * Whether this thread's clock is behind that of the next one that could run on this CPU, so that another slice is its due.
+ * Not so when nobody waits, or when the queue cannot be looked into.
+ */
+static __always_inline bool is_ahead_of_queue(struct task_struct *p, u32 cpu, u64 queue)
+{
+	u64 own = entity(p)->dsq_vtime;
+	struct task_struct *next;
+	u32 looked = 0;
+
+	if (!bpf_ksym_exists(bpf_iter_scx_dsq_new))
+		return false;
+	bpf_for_each(scx_dsq, next, queue, 0) {
+		if (bpf_cpumask_test_cpu(cpu, ((struct task_struct___ext *)next)->cpus_ptr))
+			return before(own, entity(next)->dsq_vtime);
+		if (++looked == 64)
+			return false;
+	}
+	return false;
+}
+
+/* A new slice for the thread that runs and was just charged. */
+static __always_inline void go_on(struct task_struct *p, struct here *here, u32 own)
+{
+	struct domain *domain = domain_at(own);
+
+	if (domain)
+		begin_slice(p, here, domain, here->charged_ns);
+	set_slice(p, settings.slice_ns);
+}
+
 SEC("struct_ops")
 void BPF_PROG(enforce_dispatch, s32 cpu, struct task_struct *prev)
 {
 	u32 own = domain_of(cpu), other;
 	struct here *here = here_at(cpu);
-	u64 now;
+	bool competes;
 	int i;
 
 	if (!here)
@@ -248,6 +293,15 @@ void BPF_PROG(enforce_dispatch, s32 cpu, struct task_struct *prev)
 		other = busiest(own);
 		if (other != own && dsq_move_to_local(other))
 			return;
+	}
+	/* The kernel asks before it has put the thread that ran back on the queue: it still competes. */
+	competes = prev && (entity(prev)->flags & TASK_QUEUED);
+	if (competes) {
+		charge(prev, here, bpf_ktime_get_ns());
+		if (!here->leaves && is_ahead_of_queue(prev, cpu, own)) {
+			go_on(prev, here, own);
+			return;
+		}
 	}
 	if (dsq_move_to_local(own))
 		return;
@@ -260,14 +314,20 @@ void BPF_PROG(enforce_dispatch, s32 cpu, struct task_struct *prev)
 				return;
 		}
 	}
-	/* Nobody waits: whoever ran goes on with a new slice. */
-	if (prev && (entity(prev)->flags & TASK_QUEUED)) {
-		now = bpf_ktime_get_ns();
-		charge(prev, here, now);
-		here->slice_began_ns = now;
-		here->extended = 0;
-		set_slice(prev, settings.slice_ns);
-	}
+	if (competes)
+		go_on(prev, here, own);
+}
+
+/* sched_yield: the rest of the slice is given up. */
+SEC("struct_ops")
+bool BPF_PROG(enforce_yield, struct task_struct *from, struct task_struct *to)
+{
+	struct here *here = here_at(bpf_get_smp_processor_id());
+
+	if (here)
+		here->leaves = 1;
+	set_slice(from, 0);
+	return false;
 }
 
 static __always_inline bool view_here(const struct here *here, struct morpheus_view *view)
@@ -298,11 +358,7 @@ void BPF_PROG(enforce_running, struct task_struct *p)
 
 	if (!here || !domain)
 		return;
-	if (before(domain->clock, entity(p)->dsq_vtime))
-		domain->clock = clamped(p, domain->clock);
-	here->charged_ns = now;
-	here->slice_began_ns = now;
-	here->extended = 0;
+	begin_slice(p, here, domain, now);
 	here->line = 0;
 	if (!worker)
 		return;
@@ -399,6 +455,7 @@ void BPF_PROG(enforce_tick, struct task_struct *p)
 	if (verdict == MORPHEUS_ESCALATE) {
 		WRITE_ONCE(view.kernel->escalations, view.kernel->escalations + 1);
 		start_over(p);
+		here->leaves = 1;
 		set_slice(p, 0);
 		return;
 	}
@@ -411,6 +468,7 @@ void BPF_PROG(enforce_tick, struct task_struct *p)
 		/* The slice proper is over: what was lent for the section ends with it. */
 		if (!facts.critical_depth) {
 			count(COUNT_DEFERRAL_ENDED);
+			here->leaves = 1;
 			set_slice(p, 0);
 		}
 		return;
@@ -497,13 +555,14 @@ int BPF_PROG(enforce_exec, struct task_struct *task, pid_t old_pid)
 	return 0;
 }
 
-_Static_assert(__builtin_offsetof(struct sched_ext_ops, timeout_ms) == 88, "src/enforce/settings.rs");
+_Static_assert(__builtin_offsetof(struct sched_ext_ops, timeout_ms) == 96, "src/enforce/settings.rs");
 
 SEC(".struct_ops.link")
 struct sched_ext_ops morpheus_ops = {
 	.select_cpu = (void *)enforce_select_cpu,
 	.enqueue = (void *)enforce_enqueue,
 	.dispatch = (void *)enforce_dispatch,
+	.yield = (void *)enforce_yield,
 	.tick = (void *)enforce_tick,
 	.runnable = (void *)enforce_runnable,
 	.running = (void *)enforce_running,

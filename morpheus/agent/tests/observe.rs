@@ -98,7 +98,8 @@ fn budget_is_information_only() {
     // No program can change scheduling: they trace, and none is a scheduler.
     let observe = Observe::load().unwrap();
     let names: Vec<String> = observe.verified_instructions().into_iter().map(|(name, _)| name).collect();
-    for info in ProgInfoIter::default().filter(|info: &ProgramInfo| names.contains(&info.name.to_string_lossy().into())) {
+    for info in ProgInfoIter::default().filter(|info: &ProgramInfo| names.contains(&info.name.to_string_lossy().into()))
+    {
         let kind = format!("{:?}", info.ty);
         assert!(kind == "Tracing" || kind == "PerfEvent", "{:?} is {kind}", info.name);
     }

@@ -46,6 +46,9 @@ pub const RESULT: &str = "morpheus-result:";
 /// Begins a line of the guest with a program's name and the instructions the verifier went through.
 pub const VERIFIED: &str = "morpheus-verified:";
 
+/// The guest's environment variable with a part of the names of the scenarios to try; all without it.
+pub const ONLY: &str = "MORPHEUS_ONLY";
+
 /// Time between two looks at a condition.
 const LOOK: Duration = Duration::from_millis(20);
 

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
+use crate::ONLY;
 use crate::kernel::Kernel;
 
 /// The longest a boot with all scenarios may take on a busy machine; it takes under a minute on an idle one.
@@ -22,18 +23,18 @@ pub struct Console {
     pub ended: bool,
 }
 
-/// Boots the kernel with the ramdisk and waits for its end.
+/// Boots the kernel with the ramdisk and waits for its end. The guest tries the scenarios whose names contain `only`.
 ///
 /// # Errors
 /// When QEMU cannot be started.
-pub fn boot(kernel: &Kernel, ramdisk: &Path) -> Result<Console> {
+pub fn boot(kernel: &Kernel, ramdisk: &Path, only: Option<&str>) -> Result<Console> {
     let mut qemu = Command::new("qemu-system-x86_64");
     // ACPI shows the second processor; without a clock (`rtc`) guests hung now and then.
     qemu.args(["-M", "microvm,acpi=on,rtc=on", "-cpu", "max", "-smp", "2", "-m", "1G"]);
     // KVM may be there and not be able to run this: tests of rules gain nothing from it.
     qemu.args(["-accel", "tcg,thread=multi,tb-size=256"]);
     qemu.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", "stdio"]);
-    qemu.arg("-kernel").arg(&kernel.image).arg("-initrd").arg(ramdisk).arg("-append").arg(command_line());
+    qemu.arg("-kernel").arg(&kernel.image).arg("-initrd").arg(ramdisk).arg("-append").arg(command_line(only));
     qemu.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut running = qemu.spawn().context("cannot start qemu-system-x86_64 (Debian: qemu-system-x86)")?;
     let console = running.stdout.take().context("QEMU has no standard output")?;
@@ -67,9 +68,11 @@ pub fn boot(kernel: &Kernel, ramdisk: &Path) -> Result<Console> {
 
 /// A translated guest often fails to measure its time stamp counter, and one that checks it against its own late ticks
 /// drops it: it is told the rate, and to trust it.
-fn command_line() -> String {
+fn command_line(only: Option<&str>) -> String {
     let khz = host_khz().map(|khz| format!(" tsc_early_khz={khz}")).unwrap_or_default();
-    format!("console=ttyS0 quiet panic=-1 reboot=t cryptomgr.notests tsc=reliable{khz}")
+    // The kernel gives PID 1 what it does not know itself, as environment.
+    let only = only.map(|only| format!(" {ONLY}={only}")).unwrap_or_default();
+    format!("console=ttyS0 quiet panic=-1 reboot=t cryptomgr.notests tsc=reliable{khz}{only}")
 }
 
 /// The rate of this machine's time stamp counter, which a translated guest sees, in kHz.

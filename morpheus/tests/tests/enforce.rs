@@ -12,7 +12,11 @@ use morpheus_e2e::{RESULT, SCENARIOS, image, kernel, machine};
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
-    let boot = if arguments.list { Err("not booted".to_owned()) } else { run().map_err(|error| format!("{error:#}")) };
+    let boot = if arguments.list {
+        Err("not booted".to_owned())
+    } else {
+        run(arguments.filter.as_deref()).map_err(|error| format!("{error:#}"))
+    };
     let boot = Arc::new(boot);
     let trials = SCENARIOS.iter().map(|name| {
         let boot = Arc::clone(&boot);
@@ -28,12 +32,12 @@ fn main() -> ExitCode {
     code
 }
 
-fn run() -> Result<Console> {
+fn run(only: Option<&str>) -> Result<Console> {
     ensure!(std::env::consts::ARCH == "x86_64", "the test guest is x86_64");
     let kernel = kernel::fetched()?;
     let ramdisk = image::built()?;
     println!("booting {}", kernel.package);
-    machine::boot(&kernel, &ramdisk)
+    machine::boot(&kernel, &ramdisk, only)
 }
 
 /// What the guest said of one scenario.

@@ -110,9 +110,7 @@ fn header_bytes(header: &PageHeader) -> [u8; LINE_SIZE] {
     for (offset, number) in [(0, header.magic), (24, header.generation), (32, header.heartbeat_ns)] {
         bytes[offset..offset + 8].copy_from_slice(&number.to_ne_bytes());
     }
-    for (offset, number) in
-        [(8, header.abi_version), (12, header.size), (16, header.flags), (20, header.direction)]
-    {
+    for (offset, number) in [(8, header.abi_version), (12, header.size), (16, header.flags), (20, header.direction)] {
         bytes[offset..offset + 4].copy_from_slice(&number.to_ne_bytes());
     }
     bytes
@@ -138,17 +136,9 @@ impl<T: Page> Mapping<T> {
         const { assert!(size_of::<T>() == PAGE_SIZE) };
         // SAFETY: no address is asked for, so no other mapping is touched. The array has LINES * LINE_SIZE = PAGE_SIZE
         // bytes and cannot shrink.
-        let address = unsafe {
-            rustix::mm::mmap(
-                std::ptr::null_mut(),
-                PAGE_SIZE,
-                access,
-                MmapFlags::SHARED,
-                map.as_fd(),
-                0,
-            )
-        }
-        .map_err(BpfError::system("cannot map a process's page"))?;
+        let address =
+            unsafe { rustix::mm::mmap(std::ptr::null_mut(), PAGE_SIZE, access, MmapFlags::SHARED, map.as_fd(), 0) }
+                .map_err(BpfError::system("cannot map a process's page"))?;
         Ok(Self(std::ptr::NonNull::new(address.cast()).expect("mmap never returns the null page without MAP_FIXED")))
     }
 

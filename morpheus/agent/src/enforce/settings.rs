@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::domains::{CPUS, Domains};
 
 /// Byte offset of `timeout_ms` in our `struct sched_ext_ops`; the C file asserts the same.
-pub(super) const OPS_TIMEOUT_OFFSET: usize = 88;
+pub(super) const OPS_TIMEOUT_OFFSET: usize = 96;
 
 /// Bytes of `struct morpheus_settings`.
 const SIZE: usize = 24 + 2 * CPUS;

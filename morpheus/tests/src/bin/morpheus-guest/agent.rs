@@ -105,12 +105,6 @@ pub(crate) fn count(name: &str) -> Result<u64> {
     report["enforce"][name].as_u64().with_context(|| format!("the report has no count {name}: {}", report["enforce"]))
 }
 
-/// Waits until a count has grown by `by`.
-pub(crate) fn wait_for_count(name: &str, by: u64) -> Result<()> {
-    let before = count(name)?;
-    wait_for(&format!("{by} more of {name}"), PATIENCE, || Ok((count(name)? >= before + by).then_some(())))
-}
-
 /// The workers in the report.
 pub(crate) fn workers() -> Result<Vec<Value>> {
     let report = report()?;

@@ -4,13 +4,14 @@ use std::collections::HashSet;
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::Barrier;
+use std::sync::atomic::Ordering::Relaxed;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use morpheus::{Worker, WorkerConfig};
 use morpheus_e2e::wait_for;
 
 use crate::Stage;
-use crate::agent::{PATIENCE, wait_for_count, workers};
+use crate::agent::{PATIENCE, workers};
 use crate::threads::{Bystander, SHARED, Subject, bind, work};
 
 /// What this program does as one of a scenario's processes.
@@ -195,7 +196,7 @@ pub(crate) fn ten_thousand_threads_come_and_go(stage: &mut Stage) -> Result<()> 
     // And hints still go where they belong.
     let _waiting = Bystander::start(0);
     let subject = Subject::start(WorkerConfig::new("last"), |_, _| Ok(()))?;
-    let hinted = wait_for_count("hints", 1);
+    let hinted = subject.wait_for("a hint", |shown| shown.pending.load(Relaxed));
     subject.end()?;
     hinted
 }

@@ -8,7 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, anyhow, ensure};
-use morpheus_e2e::{RESULT, SCENARIOS};
+use morpheus_e2e::{ONLY, RESULT, SCENARIOS};
 use rustix::mount::{MountFlags, mount};
 use rustix::system::{RebootCommand, reboot};
 
@@ -74,7 +74,8 @@ fn main() -> ExitCode {
     match system() {
         Ok(()) => {
             let mut stage = Stage::default();
-            for (name, scenario) in SCENARIOS.iter().zip(TRIED) {
+            let only = std::env::var(ONLY).unwrap_or_default();
+            for (name, scenario) in SCENARIOS.iter().zip(TRIED).filter(|(name, _)| name.contains(&only)) {
                 println!("begin {name} at {} s", uptime());
                 let outcome = catch_unwind(AssertUnwindSafe(|| scenario(&mut stage)));
                 let outcome = outcome.unwrap_or_else(|_| Err(anyhow!("it panicked")));
@@ -111,5 +112,6 @@ fn system() -> Result<()> {
     ] {
         mount(kind, place, kind, none, None).with_context(|| format!("cannot mount {place}"))?;
     }
-    Ok(())
+    // This process and the agent it starts keep off the CPU that scenarios share.
+    threads::bind(threads::OWN)
 }

@@ -10,7 +10,7 @@ use morpheus_e2e::{VERIFIED, wait_for};
 use rustix::process::Signal;
 
 use crate::Stage;
-use crate::agent::{Agent, PATIENCE, count, report, scheduler, state, wait_for_count, workers};
+use crate::agent::{Agent, PATIENCE, count, report, scheduler, state, workers};
 use crate::threads::{Bystander, Subject, cpu_time, work};
 
 thread_local! {
@@ -41,32 +41,24 @@ pub(crate) fn another_scheduler_is_refused(stage: &mut Stage) -> Result<()> {
     Ok(())
 }
 
-/// A hint is only right if somebody waited: the yield it asks for must let somebody run. So each hint is taken, the thread
-/// yielded, and the kernel's own count of switches must have grown. Kernel threads wait now and then even here.
+/// Ticks at which a hint would have been due but nobody waited are counted; hints, that somebody did. Everything but the
+/// worker and the kernel's own threads keeps off the worker's CPU, so hints must be rare.
 pub(crate) fn no_hint_when_nobody_waits(stage: &mut Stage) -> Result<()> {
     stage.agent()?;
     let subject = Subject::start(WorkerConfig::new("alone"), |_, shown| {
         if let Some(hint) = morpheus::take_hint() {
-            let before = switches()?;
             morpheus::yield_for(&hint);
-            ensure!(switches()? > before, "hint {} came though nobody waited", hint.seq);
             shown.taken.fetch_add(1, Relaxed);
         }
         Ok(())
     })?;
-    let waited = wait_for_count("unwanted", 100);
+    let waited = subject.wait_for_count("unwanted", 200);
     let taken = subject.shown.taken.load(Relaxed);
     subject.end()?;
     waited?;
-    println!("{taken} hints while 100 ticks past a hint's time found nobody waiting");
+    println!("{taken} hints while 200 ticks past a hint's time found nobody waiting");
+    ensure!(taken < 20, "{taken} hints came while 200 ticks past a hint's time found nobody waiting");
     Ok(())
-}
-
-/// Switches away from the calling thread, of either kind.
-fn switches() -> Result<u64> {
-    let status = std::fs::read_to_string("/proc/thread-self/status").context("the kernel shows no thread")?;
-    let counts = status.lines().filter(|line| line.contains("ctxt_switches"));
-    Ok(counts.filter_map(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok()).sum())
 }
 
 pub(crate) fn hint_is_raised_when_somebody_waits(stage: &mut Stage) -> Result<()> {
@@ -140,7 +132,7 @@ pub(crate) fn no_hint_and_no_escalation_in_the_wrong_state(stage: &mut Stage) ->
     let outcome = (|| {
         wait_for("the worker to park", PATIENCE, || Ok((subject.shown.rounds.load(Relaxed) > 5).then_some(())))?;
         let escalations = subject.escalations();
-        wait_for_count("hint_withheld", 30)?;
+        subject.wait_for_count("hint_withheld", 30)?;
         ensure!(!subject.shown.pending.load(Relaxed), "a parked worker got a hint");
         subject.shown.step.store(1, Relaxed);
         subject.wait_for("a hint once it is at work", |shown| shown.pending.load(Relaxed))?;
@@ -148,7 +140,7 @@ pub(crate) fn no_hint_and_no_escalation_in_the_wrong_state(stage: &mut Stage) ->
         let rounds = subject.shown.rounds.load(Relaxed);
         subject.wait_for("the worker to park again", |shown| shown.rounds.load(Relaxed) > rounds + 5)?;
         let parked = subject.escalations();
-        wait_for_count("wrong_state", 30)?;
+        subject.wait_for_count("wrong_state", 30)?;
         ensure!(subject.escalations() == parked, "a parked worker was escalated");
         ensure!(escalations == 0, "a worker without a hint was escalated");
         Ok(())
@@ -162,7 +154,7 @@ pub(crate) fn non_escapable_is_never_escalated(stage: &mut Stage) -> Result<()> 
     let _waiting = Bystander::start(0);
     let before = count("escalated")?;
     let subject = Subject::start(WorkerConfig::new("stubborn"), |_, _| Ok(()))?;
-    let tried = wait_for_count("no_consent", 300);
+    let tried = subject.wait_for_count("no_consent", 300);
     let (pending, escalations) = (subject.shown.pending.load(Relaxed), subject.escalations());
     subject.end()?;
     tried?;
@@ -184,6 +176,8 @@ pub(crate) fn critical_section_blocks_escalation(stage: &mut Stage) -> Result<()
             }),
             1 => HELD.set(None),
             _ => {
+                // Answered, so that it is the slice that ends and not a hint's grace.
+                morpheus::take_hint();
                 let _inside = morpheus::critical();
                 work();
             }
@@ -191,7 +185,7 @@ pub(crate) fn critical_section_blocks_escalation(stage: &mut Stage) -> Result<()
         Ok(())
     })?;
     let outcome = (|| {
-        wait_for_count("critical", 100)?;
+        subject.wait_for_count("critical", 100)?;
         ensure!(subject.escalations() == 0, "it was escalated inside its section");
         ensure!(count("deferred")? > deferred, "its slice was never extended");
         subject.shown.step.store(1, Relaxed);
@@ -249,7 +243,7 @@ pub(crate) fn escapable_worker_is_escalated_after_grace(stage: &mut Stage) -> Re
     Ok(())
 }
 
-/// Niceness 5 has a third of the weight of 0. Asked for: at least twice as much for the heavier one, over enough slices.
+/// Niceness 5 has a third of the weight of 0. Asked for: two to five times as much for the heavier one, over enough slices.
 pub(crate) fn weights_are_honoured(stage: &mut Stage) -> Result<()> {
     stage.agent()?;
     let (heavy, light) = (Bystander::start(0), Bystander::start(5));
@@ -258,8 +252,7 @@ pub(crate) fn weights_are_honoured(stage: &mut Stage) -> Result<()> {
     })?;
     let (heavy, light) = (heavy.ran(), light.ran());
     println!("niceness 0 ran {heavy:?}, niceness 5 ran {light:?}");
-    ensure!(light > Duration::ZERO, "the lighter one starved");
-    ensure!(heavy >= 2 * light, "niceness 0 ran {heavy:?}, niceness 5 ran {light:?}");
+    ensure!(heavy >= 2 * light && heavy <= 5 * light, "niceness 0 ran {heavy:?}, niceness 5 ran {light:?}");
     Ok(())
 }
 

@@ -12,10 +12,13 @@ use rustix::process::setpriority_process;
 use rustix::thread::{CpuSet, sched_setaffinity};
 use rustix::time::{ClockId, clock_gettime};
 
-use crate::agent::PATIENCE;
+use crate::agent::{PATIENCE, count};
 
-/// The CPU that workers and bystanders share; the scenario itself may use both.
+/// The CPU that workers and bystanders share.
 pub(crate) const SHARED: usize = 1;
+
+/// The CPU of the scenario itself and of the agent.
+pub(crate) const OWN: usize = 0;
 
 /// Binds the calling thread to a CPU.
 pub(crate) fn bind(cpu: usize) -> Result<()> {
@@ -113,7 +116,8 @@ impl Subject {
         let (stopped, showing) = (Arc::clone(&stop), Arc::clone(&shown));
         let thread = std::thread::spawn(move || {
             bind(SHARED)?;
-            let worker = Worker::try_register(config).map_err(|why| anyhow!("cannot register: {why:?}"))?;
+            // After an agent has gone the client waits a little before it asks for another.
+            let worker = wait_for("a worker to register", PATIENCE, || Ok(Worker::try_register(config.clone()).ok()))?;
             showing.tid.store(rustix::thread::gettid().as_raw_nonzero().get(), Ordering::Relaxed);
             while !stopped.load(Ordering::Relaxed) {
                 work();
@@ -142,6 +146,14 @@ impl Subject {
     pub(crate) fn end(self) -> Result<()> {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.join().map_err(|_| anyhow!("a worker panicked"))?
+    }
+
+    /// Waits until one of the scheduler's counts has grown by `by`, or the worker ends.
+    pub(crate) fn wait_for_count(&self, name: &str, by: u64) -> Result<()> {
+        let before = count(name)?;
+        wait_for(&format!("{by} more of {name}"), PATIENCE, || {
+            Ok((count(name)? >= before + by || self.thread.is_finished()).then_some(()))
+        })
     }
 
     /// Waits for something the worker shows.
