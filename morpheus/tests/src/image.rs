@@ -37,6 +37,16 @@ pub fn built() -> Result<PathBuf> {
     Ok(ramdisk)
 }
 
+/// Keeps what the guest said beside its ramdisk.
+///
+/// # Errors
+/// Those of the file system.
+pub fn keep(console: &str) -> Result<PathBuf> {
+    let place = target().join("morpheus-guest/console");
+    fs::write(&place, console)?;
+    Ok(place)
+}
+
 /// The agent, as anybody builds it.
 fn agent() -> Result<PathBuf> {
     output(cargo().args(["build", "--quiet", "--package", "morpheus-agent", "--bin", "morpheusd"]))?;

@@ -26,8 +26,11 @@ fn main() -> ExitCode {
         })
     });
     let code = libtest_mimic::run(&arguments, trials.collect()).exit_code();
-    if let (Ok(console), true) = (&*boot, code != ExitCode::SUCCESS) {
-        println!("The guest's console:\n{}", console.lines.join("\n"));
+    if let Ok(console) = &*boot {
+        match (code == ExitCode::SUCCESS, image::keep(&console.lines.join("\n"))) {
+            (true, Ok(place)) => println!("the guest's console: {}", place.display()),
+            _ => println!("the guest's console:\n{}", console.lines.join("\n")),
+        }
     }
     code
 }

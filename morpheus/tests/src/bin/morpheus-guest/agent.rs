@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -15,8 +16,14 @@ use serde_json::Value;
 /// Longest wait for anything in the translated guest.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Where the client crate looks for the agent by default.
-const SOCKET: &str = "/run/morpheus/morpheus.sock";
+/// Number of the latest agent. Each has a socket of its own: a client that lost its agent takes its time before it asks at
+/// the same place again.
+static RUN: AtomicU32 = AtomicU32::new(0);
+
+/// The latest agent's socket.
+pub(crate) fn socket() -> String {
+    format!("/run/morpheus/{}.sock", RUN.load(Ordering::Relaxed))
+}
 
 /// A running agent.
 pub(crate) struct Agent {
@@ -29,11 +36,12 @@ impl Agent {
     /// Starts the agent as the machine's scheduler and waits until it is.
     pub(crate) fn enforce(options: &[&str]) -> Result<Self> {
         let mut agent = Self::start(options)?;
+        let socket = socket();
         let up = wait_for("the agent to be the scheduler", PATIENCE, || {
             if let Some(status) = agent.child.try_wait()? {
                 bail!("the agent ended with {status}: {}", agent.said());
             }
-            let asked = Command::new("/morpheusd").args(["status", "--json", "--socket", SOCKET]).output()?;
+            let asked = Command::new("/morpheusd").args(["status", "--json", "--socket", &socket]).output()?;
             Ok((asked.status.success() && scheduler()? == "morpheus").then_some(()))
         });
         up.with_context(|| agent.said())?;
@@ -46,9 +54,10 @@ impl Agent {
         let mut command = Command::new("/morpheusd");
         command.arg("enforce").args(options);
         if !options.contains(&"--socket") {
-            command.args(["--socket", SOCKET]);
+            RUN.fetch_add(1, Ordering::Relaxed);
+            command.args(["--socket", &socket()]);
         }
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        command.env("NO_COLOR", "1").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().context("cannot start /morpheusd")?;
         let stderr = child.stderr.take().context("the agent has no standard error")?;
         let said = Arc::new(Mutex::new(Vec::new()));
@@ -94,7 +103,7 @@ impl Drop for Agent {
 
 /// The agent's report.
 pub(crate) fn report() -> Result<Value> {
-    let asked = Command::new("/morpheusd").args(["status", "--json", "--socket", SOCKET]).output()?;
+    let asked = Command::new("/morpheusd").args(["status", "--json", "--socket", &socket()]).output()?;
     ensure!(asked.status.success(), "status failed: {}", String::from_utf8_lossy(&asked.stderr).trim());
     serde_json::from_slice(&asked.stdout).context("the report is no JSON")
 }

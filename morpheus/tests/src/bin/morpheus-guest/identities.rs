@@ -11,7 +11,7 @@ use morpheus::{Worker, WorkerConfig};
 use morpheus_e2e::wait_for;
 
 use crate::Stage;
-use crate::agent::{PATIENCE, workers};
+use crate::agent::{PATIENCE, socket, workers};
 use crate::threads::{Bystander, SHARED, Subject, bind, work};
 
 /// What this program does as one of a scenario's processes.
@@ -40,7 +40,7 @@ fn be_a_worker() -> Result<()> {
 }
 
 fn spin() -> Result<()> {
-    bind(SHARED)?;
+    bind(None, SHARED)?;
     loop {
         work();
     }
@@ -52,7 +52,7 @@ pub(crate) struct Actor(Child);
 impl Actor {
     pub(crate) fn start(role: &str) -> Result<Self> {
         let mut command = Command::new("/init");
-        command.env("MORPHEUS_ROLE", role).stdin(Stdio::null()).stdout(Stdio::piped());
+        command.env("MORPHEUS_ROLE", role).env("MORPHEUS_SOCKET", socket()).stdin(Stdio::null()).stdout(Stdio::piped());
         Ok(Self(command.spawn().context("cannot start /init again")?))
     }
 
@@ -159,7 +159,7 @@ pub(crate) fn ten_thousand_threads_come_and_go(stage: &mut Stage) -> Result<()> 
                     if number % 20 != round % 20 {
                         return Ok(false);
                     }
-                    let worker = Worker::try_register(WorkerConfig::new("mayfly"));
+                    let worker = Worker::try_register(WorkerConfig::new("mayfly").socket(socket()));
                     let worker = worker.map_err(|why| anyhow!("thread {number} of round {round}: {why:?}"))?;
                     work();
                     if round % 2 == 0 {
@@ -182,7 +182,7 @@ pub(crate) fn ten_thousand_threads_come_and_go(stage: &mut Stage) -> Result<()> 
         let threads: Vec<_> = (0..60)
             .map(|_| {
                 scope.spawn(|| {
-                    let worker = Worker::try_register(WorkerConfig::new("crowd"));
+                    let worker = Worker::try_register(WorkerConfig::new("crowd").socket(socket()));
                     let slot = worker.as_ref().ok().and_then(Worker::slot);
                     all.wait();
                     slot

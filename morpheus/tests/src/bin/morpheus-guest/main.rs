@@ -10,6 +10,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, anyhow, ensure};
 use morpheus_e2e::{ONLY, RESULT, SCENARIOS};
 use rustix::mount::{MountFlags, mount};
+use rustix::process::Pid;
 use rustix::system::{RebootCommand, reboot};
 
 use agent::Agent;
@@ -112,6 +113,16 @@ fn system() -> Result<()> {
     ] {
         mount(kind, place, kind, none, None).with_context(|| format!("cannot mount {place}"))?;
     }
-    // This process and the agent it starts keep off the CPU that scenarios share.
-    threads::bind(threads::OWN)
+    // This process, the agent it starts, and whatever of the kernel's own threads can be moved keep off the CPU that
+    // scenarios share.
+    threads::bind(None, threads::OWN)?;
+    std::fs::write("/sys/devices/virtual/workqueue/cpumask", "1").context("cannot move the kernel's work queues")?;
+    for entry in std::fs::read_dir("/proc")? {
+        let number = entry?.file_name().to_string_lossy().parse().ok().and_then(Pid::from_raw);
+        if number.is_some() {
+            // Those that belong to one CPU refuse.
+            let _ = threads::bind(number, threads::OWN);
+        }
+    }
+    Ok(())
 }

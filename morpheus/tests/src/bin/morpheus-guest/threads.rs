@@ -8,11 +8,11 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow};
 use morpheus::{Worker, WorkerConfig};
 use morpheus_e2e::wait_for;
-use rustix::process::setpriority_process;
+use rustix::process::{Pid, setpriority_process};
 use rustix::thread::{CpuSet, sched_setaffinity};
 use rustix::time::{ClockId, clock_gettime};
 
-use crate::agent::{PATIENCE, count};
+use crate::agent::{PATIENCE, count, socket};
 
 /// The CPU that workers and bystanders share.
 pub(crate) const SHARED: usize = 1;
@@ -20,11 +20,11 @@ pub(crate) const SHARED: usize = 1;
 /// The CPU of the scenario itself and of the agent.
 pub(crate) const OWN: usize = 0;
 
-/// Binds the calling thread to a CPU.
-pub(crate) fn bind(cpu: usize) -> Result<()> {
+/// Binds a thread, or the calling one, to a CPU.
+pub(crate) fn bind(thread: Option<Pid>, cpu: usize) -> Result<()> {
     let mut set = CpuSet::new();
     set.set(cpu);
-    sched_setaffinity(None, &set).context("cannot bind a thread to a CPU")
+    sched_setaffinity(thread, &set).context("cannot bind a thread to a CPU")
 }
 
 /// The calling thread's time on a CPU.
@@ -56,7 +56,7 @@ impl Bystander {
         let thread = std::thread::spawn(move || {
             // Linux gives each thread a niceness of its own: 0 is the calling one.
             setpriority_process(None, nice).context("cannot be nice")?;
-            bind(SHARED)?;
+            bind(None, SHARED)?;
             while !stopped.load(Ordering::Relaxed) {
                 work();
                 ran.store(u64::try_from(cpu_time().as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
@@ -112,12 +112,12 @@ impl Subject {
         config: WorkerConfig,
         mut round: impl FnMut(&Worker, &Shown) -> Result<()> + Send + 'static,
     ) -> Result<Self> {
+        let config = config.socket(socket());
         let (stop, shown) = (Arc::new(AtomicBool::new(false)), Arc::new(Shown::default()));
         let (stopped, showing) = (Arc::clone(&stop), Arc::clone(&shown));
         let thread = std::thread::spawn(move || {
-            bind(SHARED)?;
-            // After an agent has gone the client waits a little before it asks for another.
-            let worker = wait_for("a worker to register", PATIENCE, || Ok(Worker::try_register(config.clone()).ok()))?;
+            bind(None, SHARED)?;
+            let worker = Worker::try_register(config).map_err(|why| anyhow!("cannot register: {why:?}"))?;
             showing.tid.store(rustix::thread::gettid().as_raw_nonzero().get(), Ordering::Relaxed);
             while !stopped.load(Ordering::Relaxed) {
                 work();
