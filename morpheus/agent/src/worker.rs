@@ -187,3 +187,6 @@ impl Table {
         self.by_tid.len()
     }
 }
+
+#[cfg(test)]
+mod tests;

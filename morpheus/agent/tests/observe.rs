@@ -95,13 +95,13 @@ fn budget_is_information_only() {
     if !bpf_is_permitted() {
         return;
     }
-    // No program can change scheduling: they trace, and none is a scheduler.
+    // No program can change scheduling: they trace, or write a page when the agent asks; none is a scheduler.
     let observe = Observe::load().unwrap();
     let names: Vec<String> = observe.verified_instructions().into_iter().map(|(name, _)| name).collect();
     for info in ProgInfoIter::default().filter(|info: &ProgramInfo| names.contains(&info.name.to_string_lossy().into()))
     {
         let kind = format!("{:?}", info.ty);
-        assert!(kind == "Tracing" || kind == "PerfEvent", "{:?} is {kind}", info.name);
+        assert!(["Tracing", "PerfEvent", "Syscall"].contains(&kind.as_str()), "{:?} is {kind}", info.name);
     }
     let agent = Agent::start(&[]);
     let client = agent.connect().hello();
@@ -138,8 +138,10 @@ fn kernel_operates_on_threads_not_tasks() {
             other => panic!("{name} is a {other:?}: its keys could be anything"),
         }
     }
-    let names: Vec<_> = keyed.iter().map(|(name, ..)| *name).filter(|name| !name.contains('.')).collect();
-    assert_eq!(names, ["workers", "kernel_pages", "runtime_pages", "ledgers", "running"]);
+    // Constants and the like have a section's name, with a dot.
+    let mut names: Vec<_> = keyed.iter().map(|(name, ..)| *name).filter(|name| !name.contains('.')).collect();
+    names.sort_unstable();
+    assert_eq!(names, ["kernel_pages", "ledgers", "running", "runtime_pages", "workers"]);
 }
 
 /// Design: a dead agent looks like no hints.
@@ -221,4 +223,62 @@ fn the_metrics_are_given_out() {
     stream.read_to_string(&mut answer).unwrap();
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     assert!(answer.contains("\nmorpheus_workers 0\n"), "{answer}");
+}
+
+/// A control group with a CPU quota of 20 ms in 100 ms, if this machine lets us make one.
+struct Quota {
+    folder: std::path::PathBuf,
+    threads: &'static str,
+}
+
+impl Quota {
+    fn new() -> Option<Self> {
+        let name = format!("morpheus-test-{}", std::process::id());
+        let legacy = std::path::Path::new("/sys/fs/cgroup/cpu").join(&name);
+        if legacy.parent()?.join("cpu.cfs_quota_us").exists() {
+            std::fs::create_dir(&legacy).ok()?;
+            let quota = Self { folder: legacy, threads: "tasks" };
+            std::fs::write(quota.folder.join("cpu.cfs_period_us"), "100000").ok()?;
+            std::fs::write(quota.folder.join("cpu.cfs_quota_us"), "20000").ok()?;
+            return Some(quota);
+        }
+        let unified = std::path::Path::new("/sys/fs/cgroup").join(&name);
+        std::fs::create_dir(&unified).ok()?;
+        let quota = Self { folder: unified, threads: "cgroup.threads" };
+        std::fs::write(quota.folder.join("cpu.max"), "20000 100000").ok()?;
+        std::fs::write(quota.folder.join("cgroup.type"), "threaded").ok()?;
+        Some(quota)
+    }
+}
+
+impl Drop for Quota {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir(&self.folder);
+    }
+}
+
+#[test]
+fn a_worker_whose_group_has_nearly_spent_its_quota_is_told_when_it_is_refilled() {
+    if !bpf_is_permitted() {
+        return;
+    }
+    let Some(quota) = Quota::new() else {
+        eprintln!("skipped: no control group with a CPU quota can be made here");
+        return;
+    };
+    let agent = Agent::start(&[]);
+    let client = agent.connect().hello();
+    let spinner = Spinner::on(sched_getaffinity(None).unwrap(), &client, WorkerState::Running, true);
+    let tid = agent.report().processes[0].workers[0].tid;
+    if let Err(error) = std::fs::write(quota.folder.join(quota.threads), tid.to_string()) {
+        eprintln!("skipped: a thread cannot be put under a CPU quota here: {error}");
+        return;
+    }
+    let line = wait_for("a QUOTA hint", || {
+        let line = spinner.lines.kernel.snapshot();
+        (Reason::from_number(line.reason) == Some(Reason::Quota)).then_some(line)
+    });
+    // The refill lies ahead, at most two periods away.
+    let ahead = line.deadline_ns.saturating_sub(line.hint_time_ns);
+    assert!(ahead > 0 && ahead <= 200_000_000, "{ahead}");
 }

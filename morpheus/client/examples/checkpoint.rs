@@ -14,8 +14,9 @@ use std::time::{Duration, Instant};
 use morpheus::{Worker, WorkerConfig, hint_pending};
 use morpheus_fake_agent::FakeAgent;
 
-const LOOP: u64 = 1_000_000;
-const REPEATS: usize = 201;
+/// Some 20 µs, so that most loops run through without an interruption.
+const LOOP: u64 = 20_000;
+const REPEATS: usize = 10_001;
 
 #[inline(never)]
 fn checkpoints(count: u64) -> u64 {

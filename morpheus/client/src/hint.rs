@@ -40,12 +40,11 @@ impl Hint {
 /// static line on which nothing is ever pending.
 #[inline(always)]
 pub fn hint_pending() -> bool {
-    pending(LINES.get())
-}
-
-#[inline(always)]
-fn pending(lines: Lines) -> bool {
-    lines.kernel.hint_seq.load(Ordering::Relaxed) != lines.runtime.ack_seq.load(Ordering::Relaxed)
+    // The closure answers with a bool: handing the lines out of it would cost a null test that finds nothing.
+    LINES.with(|lines| {
+        let Lines { kernel, runtime, .. } = lines.get();
+        kernel.hint_seq.load(Ordering::Relaxed) != runtime.ack_seq.load(Ordering::Relaxed)
+    })
 }
 
 /// Takes the pending hint, if there is one, and by that acknowledges it.
@@ -54,16 +53,16 @@ fn pending(lines: Lines) -> bool {
 /// not know. Such a hint is acknowledged too, so it does not stay pending.
 #[inline(always)]
 pub fn take_hint() -> Option<Hint> {
-    let lines = LINES.get();
-    if pending(lines) { take_pending(lines) } else { None }
+    if hint_pending() { take_pending() } else { None }
 }
 
 #[cold]
 #[inline(never)]
-fn take_pending(lines: Lines) -> Option<Hint> {
+fn take_pending() -> Option<Hint> {
     if lines::fire() || worker::settle() {
         return None;
     }
+    let lines = LINES.get();
     let (seq, reason, time_ns, deadline_ns) = lines::read_hint(lines.kernel);
     lines.runtime.ack_seq.store(seq, Ordering::Relaxed);
     if !lines.live() {

@@ -40,6 +40,11 @@ impl WorkerConfig {
         Self { name: WorkerName::new(name), ..self.clone() }
     }
 
+    /// The worker's name.
+    pub fn name(&self) -> &str {
+        self.name.as_str()
+    }
+
     /// Consents to escalation: an agent that enforces may end this worker's slice when a hint stays unanswered for `grace`
     /// (at most 4.29 s), though never in a critical section. Without this no worker is ever escalated.
     pub fn escapable(self, grace: Duration) -> Self {

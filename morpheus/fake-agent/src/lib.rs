@@ -16,7 +16,9 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use morpheus_abi::protocol::Registration;
-use morpheus_abi::{ABI_VERSION, KernelLine, LINE_SIZE, PageHeader, Reason, RuntimeLine, Slot, YIELD_CAUSES, flags};
+use morpheus_abi::{
+    ABI_VERSION, KernelLine, LINE_SIZE, PageHeader, Reason, RuntimeLine, Slot, WorkerState, YIELD_CAUSES, flags,
+};
 use rustix::net::Shutdown;
 use tempfile::TempDir;
 
@@ -152,13 +154,24 @@ impl FakeAgent {
     /// The worker of this name; waits until it is registered and says it is running.
     #[track_caller]
     pub fn running(&self, name: &str) -> Seat {
+        self.in_state(name, &[WorkerState::Running])
+    }
+
+    /// The worker of this name; waits until it is registered and has written its line.
+    #[track_caller]
+    pub fn running_or_parked(&self, name: &str) -> Seat {
+        self.in_state(name, &[WorkerState::Running, WorkerState::Registered])
+    }
+
+    #[track_caller]
+    fn in_state(&self, name: &str, states: &[WorkerState]) -> Seat {
         let mut found = None;
-        eventually(&format!("worker {name} is running"), || {
+        eventually(&format!("worker {name} is in one of {states:?}"), || {
             found = self.seats().into_iter().find(|seat| seat.registration.name.as_str() == name);
             found.is_some_and(|seat| {
                 let line = self.runtime_line(&seat);
                 line.slot_generation == seat.slot_generation
-                    && line.state == morpheus_abi::WorkerState::Running.number()
+                    && WorkerState::from_number(line.state).is_some_and(|state| states.contains(&state))
             })
         });
         found.expect("the condition held")

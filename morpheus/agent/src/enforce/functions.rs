@@ -80,7 +80,7 @@ fn form(btf: &Btf<'_>, name: &str) -> Form {
 ///
 /// # Errors
 /// When it has no type information, or a needed function cannot be called.
-pub(super) fn check() -> Result<(), EnforceError> {
+pub fn check() -> Result<(), EnforceError> {
     let btf = Btf::from_vmlinux().map_err(BpfError::libbpf("this kernel shows no type information (BTF)"))?;
     missing(|name| form(&btf, name)).map_or(Ok(()), |unusable| Err(EnforceError::Functions(unusable)))
 }

@@ -253,10 +253,10 @@ impl Daemon {
                 Ok(()) => self.table.rested_process(index),
                 Err(error) => tracing::error!(%error, index, "a process's index stays unused"),
             }
-            self.heartbeat();
         }
         // Closing the descriptors takes the socket and the pidfd out of epoll: nobody else holds them.
         self.sessions.remove(&number);
+        self.heartbeat();
         tracing::debug!(number, "a connection is over");
     }
 }
