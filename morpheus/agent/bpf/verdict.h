@@ -45,9 +45,9 @@ static inline __attribute__((always_inline)) enum morpheus_verdict morpheus_verd
 {
 	if (c->hint_seq == c->ack_seq)
 		return MORPHEUS_ANSWERED;
-	if (c->runtime_state != MORPHEUS_STATE_RUNNING || c->kernel_state == MORPHEUS_STATE_DEAD ||
-	    c->kernel_state == MORPHEUS_STATE_INIT || !c->kernel_generation ||
-	    c->kernel_generation != c->runtime_generation)
+	if (c->runtime_state != MORPHEUS_STATE_RUNNING ||
+	    (c->kernel_state != MORPHEUS_STATE_REGISTERED && c->kernel_state != MORPHEUS_STATE_RUNNING) ||
+	    !c->kernel_generation || c->kernel_generation != c->runtime_generation)
 		return MORPHEUS_WRONG_STATE;
 	if (!c->waiters)
 		return MORPHEUS_NOBODY_WAITS;

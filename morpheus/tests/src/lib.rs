@@ -38,7 +38,7 @@ pub const SCENARIOS: [&str; 18] = [
     "sigkill_of_the_loader_falls_back",
     "watchdog_stall_falls_back",
     "sysrq_falls_back",
-    "verifier_counts_are_told",
+    "verifier_counts_stay_below_their_limits",
 ];
 
 /// Begins a line of the guest with a scenario's name and `ok`, or `failed` and why.

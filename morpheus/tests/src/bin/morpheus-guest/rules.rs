@@ -256,7 +256,7 @@ pub(crate) fn weights_are_honoured(stage: &mut Stage) -> Result<()> {
     Ok(())
 }
 
-pub(crate) fn verifier_counts_are_told(stage: &mut Stage) -> Result<()> {
+pub(crate) fn verifier_counts_stay_below_their_limits(stage: &mut Stage) -> Result<()> {
     let agent = stage.take_agent()?;
     let report = report()?;
     agent.signal(Signal::TERM)?;
