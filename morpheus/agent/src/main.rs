@@ -158,7 +158,11 @@ fn run(verb: Verb) -> anyhow::Result<ExitCode> {
         }
         Verb::Verifier { json } => {
             bpf::log::install();
-            let counts = observe()?.verified_instructions();
+            let mut counts = observe()?.verified_instructions();
+            // Where the kernel cannot have it, or another scheduler is loaded, there is nothing to count.
+            if let Ok(enforce) = enforce(&Settings::default()) {
+                counts.extend(enforce.verified_instructions());
+            }
             if json {
                 let counts: std::collections::BTreeMap<_, _> = counts.into_iter().collect();
                 return out(&(serde_json::to_string_pretty(&counts)? + "\n"));
