@@ -55,10 +55,20 @@ struct morpheus_ledger {
 	__u32 generation;
 	__u32 reserved;
 	__u32 latency[MORPHEUS_BUCKETS];
+	/* Observe mode: the thread's accounts at its first tick. base_ns 0: there was none yet. */
+	__u64 base_ns;
+	__u64 base_exec_ns;
+	__u64 base_delay_ns;
+	__u64 base_count_ns;
+	__u32 base_involuntary;
+	/* ... its switches when the latest hint was given, and at the latest tick. */
+	__u32 hint_voluntary;
+	__u32 hint_involuntary;
+	__u32 tick_switches;
 };
 
 _Static_assert(sizeof(struct morpheus_worker) == 16, "src/bpf/layout.rs: WorkerKey");
-_Static_assert(sizeof(struct morpheus_ledger) == 208, "src/bpf/layout.rs: Ledger");
+_Static_assert(sizeof(struct morpheus_ledger) == 256, "src/bpf/layout.rs: Ledger");
 
 /* Sizes, not types: clang gives only forward declarations of types that nothing but an inner map names.
  * An element of page 0, of page 1: the header is element 0, a worker's line element slot + 1. */
@@ -232,11 +242,15 @@ static __always_inline void morpheus_judge(struct morpheus_view *view, __u64 now
 {
 	struct morpheus_ledger *ledger = view->ledger;
 	__u64 given = view->kernel->hint_time_ns, yield;
-	__u32 seq = view->kernel->hint_seq, bucket;
+	__u32 seq = view->kernel->hint_seq, judged = ledger->judged_seq, bucket;
+	bool pending = morpheus_pending(view);
 
-	if (ledger->judged_seq == seq)
+	if (judged == seq || (pending && !left))
 		return;
-	if (!morpheus_pending(view)) {
+	/* Another CPU may be at the same: one of the two counts. */
+	if (__sync_val_compare_and_swap(&ledger->judged_seq, judged, seq) != judged)
+		return;
+	if (!pending) {
 		yield = READ_ONCE(view->runtime->last_yield_ns);
 		/* The page is the worker's: its word counts only where it can be true. */
 		if (yield < given || yield > now)
@@ -246,14 +260,11 @@ static __always_inline void morpheus_judge(struct morpheus_view *view, __u64 now
 		bucket = morpheus_bucket(yield - given);
 		if (bucket < MORPHEUS_BUCKETS)
 			ledger->latency[bucket]++;
-	} else if (!left) {
-		return;
 	} else if (runnable) {
 		ledger->ignored++;
 	} else {
 		ledger->moot++;
 	}
-	ledger->judged_seq = seq;
 }
 
 /* The worker comes to the CPU. */

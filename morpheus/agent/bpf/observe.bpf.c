@@ -2,28 +2,20 @@
 /*
  * Observe mode: tracing programs only, no change to scheduling. A worker is hinted when somebody waits for the CPU it
  * runs on (a wake-up there, or a look at the run queue after each millisecond of its own CPU time) and when its control
- * group's quota is nearly spent. Threads that are no workers pay for one load per switch and one array look-up per wake-up.
+ * group's quota is nearly spent.
+ *
+ * Nothing of ours runs when threads are switched: what a worker did is in the kernel's own accounts of the thread, and is
+ * copied to its line at its wake-ups and ticks. Threads that are no workers pay for a few loads per wake-up.
  */
 #include "maps.bpf.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
-/* A worker that has just come to the CPU is left alone for so long, in ns. */
-const volatile __u64 grace_on_cpu_ns = 500000;
 /* QUOTA is given when less than this many ns of it are left for the whole group. */
 const volatile __u64 quota_low_ns = 10000000;
 
-/* Which worker runs on a CPU: process, line and generation in one number, 0 for none. A cache line each. */
-struct running {
-	__u64 place;
-	__u64 pad[7];
-};
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 1); /* set to the number of CPUs before loading */
-	__type(key, __u32);
-	__type(value, struct running);
-} running SEC(".maps");
+extern struct task_struct *bpf_task_from_pid(s32 pid) __ksym;
+extern void bpf_task_release(struct task_struct *task) __ksym;
 
 /* The place of the thread's worker, 0 for none. A number and no pointer: the compiler may carry it over branches freely. */
 static __always_inline __u64 place_of(struct task_struct *task)
@@ -38,55 +30,88 @@ static __always_inline bool view_of(__u64 place, struct morpheus_view *view)
 	return morpheus_view_of((place & 0xffffffff) >> 8, place & 0xff, place >> 32, view);
 }
 
-SEC("tp_btf/sched_switch")
-int BPF_PROG(observe_switch, bool preempt, struct task_struct *prev, struct task_struct *next, unsigned int prev_state)
+/* What became of the latest hint, by the thread's switches since. */
+static __always_inline void judge(struct morpheus_view *view, struct task_struct *task, __u64 now)
 {
-	__u64 out = place_of(prev), in = place_of(next), now;
-	struct morpheus_view view;
-	struct running *here;
-	__u32 cpu;
+	bool involuntary = (__u32)task->nivcsw != view->ledger->hint_involuntary;
+	bool voluntary = (__u32)task->nvcsw != view->ledger->hint_voluntary;
 
-	if (!out && !in)
-		return 0;
-	cpu = bpf_get_smp_processor_id();
-	here = bpf_map_lookup_elem(&running, &cpu);
-	if (!here)
-		return 0;
-	now = bpf_ktime_get_ns();
-	WRITE_ONCE(here->place, in);
-	if (out && view_of(out, &view))
-		morpheus_switched_out(&view, now, preempt || prev_state == 0);
-	if (in && view_of(in, &view))
-		morpheus_switched_in(&view, now);
-	return 0;
+	morpheus_judge(view, now, involuntary || voluntary, involuntary);
+}
+
+static __always_inline __u64 run_delay(struct task_struct *task)
+{
+	return bpf_core_field_exists(task->sched_info.run_delay) ? task->sched_info.run_delay : 0;
+}
+
+/* Copies the thread's accounts to its line. `ran`: its CPU time in ns since the first tick. */
+static __always_inline void account(struct morpheus_view *view, struct task_struct *task, __u64 now, __u64 ran)
+{
+	struct morpheus_ledger *ledger = view->ledger;
+	struct morpheus_kernel_line *kernel = view->kernel;
+	__u64 wall = now - ledger->base_ns;
+
+	/* CPU time comes from two clocks, by a tick or a wake-up: what was off the CPU never grows less. */
+	if (wall > ran && wall - ran > kernel->off_cpu_ns)
+		WRITE_ONCE(kernel->off_cpu_ns, wall - ran);
+	WRITE_ONCE(kernel->runqueue_wait_ns, run_delay(task) - ledger->base_delay_ns);
+	WRITE_ONCE(kernel->involuntary_switches, (__u32)task->nivcsw - ledger->base_involuntary);
+	judge(view, task, now);
+}
+
+static __always_inline void hint(struct morpheus_view *view, struct task_struct *task, __u32 reason, __u64 now,
+				 __u64 deadline)
+{
+	if (!morpheus_running(view) || morpheus_pending(view))
+		return;
+	/* The one before, before this one takes its place. */
+	judge(view, task, now);
+	view->ledger->hint_voluntary = task->nvcsw;
+	view->ledger->hint_involuntary = task->nivcsw;
+	morpheus_hint(view, reason, now, deadline);
+}
+
+/* The task's run queue; NULL where the kernel has no groups of threads (CONFIG_FAIR_GROUP_SCHED). */
+static __always_inline struct rq *queue_of(struct task_struct *task)
+{
+	struct cfs_rq *own = task->se.cfs_rq;
+
+	return bpf_core_field_exists(own->rq) && own ? own->rq : NULL;
 }
 
 /* A thread became runnable on its CPU. */
 static __always_inline int woken(struct task_struct *task)
 {
-	__u64 own = place_of(task), place;
+	struct rq *rq = queue_of(task);
+	struct task_struct *current;
 	struct morpheus_view view;
-	struct running *there;
-	__u32 cpu = task->thread_info.cpu;
+	__u64 place;
 
-	if (own && view_of(own, &view) && view.ledger->off_ns)
-		view.ledger->runnable_ns = bpf_ktime_get_ns();
+	place = place_of(task);
+	/* It was off the CPU, so the kernel's account of its CPU time is up to date. */
+	if (place && view_of(place, &view) && view.ledger->base_ns)
+		account(&view, task, bpf_ktime_get_ns(), task->se.sum_exec_runtime - view.ledger->base_exec_ns);
 
-	there = bpf_map_lookup_elem(&running, &cpu);
-	if (!there)
+	if (!rq)
 		return 0;
-	place = READ_ONCE(there->place);
-	/* Nobody of ours there, or the worker itself: woken before it was switched out. */
-	if (!place || place == own)
+	current = rq->curr;
+	/* The thread that has the CPU is no worker: that is all most wake-ups come to. */
+	if (!current || (bpf_core_field_exists(current->bpf_storage) && !current->bpf_storage))
 		return 0;
 	/* A kernel thread gets the CPU at once or is seen by the tick; an idle-class thread can wait by definition. */
 	if ((task->flags & PF_KTHREAD) || task->policy == SCHED_IDLE_POLICY)
 		return 0;
-	if (view_of(place, &view))
-		morpheus_hint(&view, MORPHEUS_REASON_WAITER, bpf_ktime_get_ns(), MORPHEUS_NO_DEADLINE);
-	else
-		/* Unregistered while it ran: forget it, unless another came meanwhile. */
-		__sync_val_compare_and_swap(&there->place, place, 0);
+	/* The verifier believes no pointer out of a queue; by its number the kernel gives the thread once more. */
+	current = bpf_task_from_pid(current->pid);
+	if (!current)
+		return 0;
+	/* The thread itself: woken before it was switched out. */
+	if (current->pid != task->pid) {
+		place = place_of(current);
+		if (place && view_of(place, &view))
+			hint(&view, current, MORPHEUS_REASON_WAITER, bpf_ktime_get_ns(), MORPHEUS_NO_DEADLINE);
+	}
+	bpf_task_release(current);
 	return 0;
 }
 
@@ -108,15 +133,11 @@ int BPF_PROG(observe_new, struct task_struct *task)
  */
 static __always_inline bool somebody_waits(struct task_struct *task)
 {
-	struct cfs_rq *own = task->se.cfs_rq;
+	struct rq *rq = queue_of(task);
 	struct cfs_rq___before_6_14 *old;
 	struct rq___ext *ext;
-	struct rq *rq;
 	__u32 runnable = 0;
 
-	if (!bpf_core_field_exists(own->rq) || !own)
-		return false;
-	rq = own->rq;
 	if (!rq)
 		return false;
 	if (bpf_core_field_exists(rq->cfs.h_nr_runnable)) {
@@ -173,19 +194,34 @@ static __always_inline bool quota_of(struct task_struct *task, struct quota *quo
 
 /* After each millisecond of a worker's own CPU time: a clock event of that thread, so that no other thread pays for it. */
 SEC("perf_event")
-int observe_tick(void *ctx)
+int observe_tick(struct bpf_perf_event_data *context)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
 	__u64 place = place_of(task), now, ran, slice, left = 0;
+	struct bpf_perf_event_value clock = {};
+	struct morpheus_ledger *ledger;
 	struct quota quota = {};
 	struct morpheus_view view;
-	bool limited;
+	bool limited, whole_tick;
+	__u32 switches;
 
 	if (!place || !view_of(place, &view))
 		return 0;
+	/* The event itself counts the thread's CPU time; the scheduler's account may be as old as its own tick. */
+	if (bpf_perf_prog_read_value(context, &clock, sizeof(clock)))
+		return 0;
 	now = bpf_ktime_get_ns();
-	morpheus_judge(&view, now, false, true);
+	ledger = view.ledger;
+	if (!ledger->base_ns) {
+		ledger->base_exec_ns = task->se.sum_exec_runtime;
+		ledger->base_delay_ns = run_delay(task);
+		ledger->base_count_ns = clock.counter;
+		ledger->base_involuntary = task->nivcsw;
+		ledger->base_ns = now;
+	}
+	account(&view, task, now, clock.counter - ledger->base_count_ns);
 
+	/* For information: the slice by the scheduler's account, and the quota. */
 	ran = task->se.sum_exec_runtime - task->se.prev_sum_exec_runtime;
 	slice = task->se.slice;
 	if (slice > ran)
@@ -195,35 +231,27 @@ int observe_tick(void *ctx)
 		left = quota.left_ns;
 	WRITE_ONCE(view.kernel->budget_remaining_ns, left);
 
-	if (now - view.ledger->on_ns >= grace_on_cpu_ns && somebody_waits(task))
-		morpheus_hint(&view, MORPHEUS_REASON_WAITER, now, MORPHEUS_NO_DEADLINE);
+	/* Only a worker that has had the CPU since the last tick, a whole millisecond, is asked for it. */
+	switches = task->nvcsw + task->nivcsw;
+	whole_tick = switches == ledger->tick_switches;
+	ledger->tick_switches = switches;
+	if (whole_tick && somebody_waits(task))
+		hint(&view, task, MORPHEUS_REASON_WAITER, now, MORPHEUS_NO_DEADLINE);
 	else if (limited && quota.left_ns < quota_low_ns)
-		morpheus_hint(&view, MORPHEUS_REASON_QUOTA, now, quota.refill_ns);
-	return 0;
-}
-
-/* Both happen on the thread's own CPU. Its last switch will find no worker any more, so the CPU forgets it here. */
-static __always_inline int ended(struct task_struct *task)
-{
-	__u32 cpu = bpf_get_smp_processor_id();
-	struct running *here;
-
-	if (!morpheus_bury(task))
-		return 0;
-	here = bpf_map_lookup_elem(&running, &cpu);
-	if (here)
-		WRITE_ONCE(here->place, 0);
+		hint(&view, task, MORPHEUS_REASON_QUOTA, now, quota.refill_ns);
 	return 0;
 }
 
 SEC("tp_btf/sched_process_exit")
 int BPF_PROG(observe_exit, struct task_struct *task)
 {
-	return ended(task);
+	morpheus_bury(task);
+	return 0;
 }
 
 SEC("tp_btf/sched_process_exec")
 int BPF_PROG(observe_exec, struct task_struct *task, pid_t old_pid)
 {
-	return ended(task);
+	morpheus_bury(task);
+	return 0;
 }

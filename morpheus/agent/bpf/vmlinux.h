@@ -51,6 +51,14 @@ enum {
 	BPF_LOCAL_STORAGE_GET_F_CREATE = 1ULL << 0,
 };
 
+/* include/uapi/linux/bpf.h: the kernel's promise to user space, nothing to relocate. */
+struct bpf_perf_event_data;
+struct bpf_perf_event_value {
+	__u64 counter;
+	__u64 enabled;
+	__u64 running;
+};
+
 /* Per-task flags and policies: fixed values (include/linux/sched.h, include/uapi/linux/sched.h). */
 #define PF_KTHREAD 0x00200000
 #define SCHED_IDLE_POLICY 5
@@ -75,12 +83,19 @@ struct sched_entity {
 	struct cfs_rq *cfs_rq;
 };
 
+struct sched_info {
+	unsigned long long run_delay;
+};
+
 struct task_struct {
 	struct thread_info thread_info;
 	unsigned int __state;
 	unsigned int flags;
 	unsigned int policy;
 	struct sched_entity se;
+	struct sched_info sched_info;
+	unsigned long nvcsw;
+	unsigned long nivcsw;
 	pid_t pid;
 	pid_t tgid;
 	struct bpf_local_storage *bpf_storage;
@@ -120,6 +135,7 @@ struct scx_rq {
 
 struct rq {
 	struct cfs_rq cfs;
+	struct task_struct *curr;
 };
 
 /* Kernels with CONFIG_SCHED_CLASS_EXT. */

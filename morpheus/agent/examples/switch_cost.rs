@@ -19,7 +19,7 @@ use morpheus_agent::server::operator;
 use rustix::thread::{CpuSet, gettid, sched_setaffinity};
 use rustix::time::{ClockId, clock_gettime};
 
-const WINDOW: Duration = Duration::from_millis(250);
+const WINDOW: Duration = Duration::from_millis(50);
 
 fn ask(socket: &std::os::fd::OwnedFd, message: &Message) -> anyhow::Result<Message> {
     rustix::net::send(socket, &message.encode(), rustix::net::SendFlags::NOSIGNAL)?;
@@ -57,7 +57,7 @@ fn median(values: &mut [f64]) -> f64 {
 fn main() -> anyhow::Result<()> {
     let mut arguments = std::env::args().skip(1);
     let path = arguments.next().context("usage: switch_cost SOCKET [PAIRS]")?;
-    let pairs: usize = arguments.next().map_or(Ok(24), |pairs| pairs.parse())?;
+    let pairs: usize = arguments.next().map_or(Ok(100), |pairs| pairs.parse())?;
 
     let socket = operator::dial(path.as_ref())?;
     ask(&socket, &Message::Hello { abi_version: ABI_VERSION })?;

@@ -99,15 +99,8 @@ pub fn probe() -> Facts {
     let btf = Btf::from_vmlinux().map_err(|error| text(&error));
     let field = |structure: &str, fields: &[&str]| match &btf {
         Err(error) => Err(error.clone()),
-        Ok(btf) => btf
-            .type_by_name::<Struct<'_>>(structure)
-            .filter(|found| {
-                found.iter().any(|member| {
-                    member.name.is_some_and(|name| fields.iter().any(|field| name.to_str() == Some(*field)))
-                })
-            })
-            .map(|_| ())
-            .ok_or_else(|| format!("struct {structure} has no {}", fields.join(" nor "))),
+        Ok(btf) if has(btf, structure, fields) => Ok(()),
+        Ok(_) => Err(format!("struct {structure} has no {}", fields.join(" nor "))),
     };
     let tracing = Observe::load().and_then(|mut observe| {
         observe.start()?;
@@ -142,6 +135,19 @@ pub fn probe() -> Facts {
     }
 }
 
+fn has(btf: &Btf<'_>, structure: &str, fields: &[&str]) -> bool {
+    btf.type_by_name::<Struct<'_>>(structure).is_some_and(|found| {
+        found
+            .iter()
+            .any(|member| member.name.is_some_and(|name| fields.iter().any(|field| name.to_str() == Some(*field))))
+    })
+}
+
+/// Whether the running kernel has this structure with one of these fields.
+pub fn kernel_has(structure: &str, fields: &[&str]) -> bool {
+    Btf::from_vmlinux().is_ok_and(|btf| has(&btf, structure, fields))
+}
+
 /// What the facts mean.
 pub fn decide(facts: &Facts) -> Verdict {
     const BOTH: &[ModeName] = &[ModeName::Observe, ModeName::Enforce];
@@ -160,7 +166,7 @@ pub fn decide(facts: &Facts) -> Verdict {
         finding("perf events", OBSERVE, "a thread's clock event opens", &facts.perf_events),
         finding("thread pidfds", BOTH, "PIDFD_THREAD works", &facts.thread_pidfd),
         finding("peer pidfds", BOTH, "SO_PEERPIDFD works", &facts.peer_pidfd),
-        finding("run queue", NONE, "its length can be read: hints also from the tick", &facts.run_queue),
+        finding("run queue", OBSERVE, "reached from a thread, and who is runnable is counted", &facts.run_queue),
         finding("CPU quota", NONE, "can be read: QUOTA hints", &facts.quota),
         finding("sched_ext", ENFORCE, "built in", &facts.sched_ext),
     ];
@@ -263,7 +269,7 @@ mod tests {
                 sched_ext: fact(7),
                 other_scheduler: other.then(|| "x".to_owned()),
             });
-            prop_assert_eq!(verdict.observe, !missing[..5].contains(&true));
+            prop_assert_eq!(verdict.observe, !missing[..6].contains(&true));
             prop_assert_eq!(verdict.enforce, ![0, 3, 4, 7].iter().any(|index| missing[*index]) && !other);
         }
     }

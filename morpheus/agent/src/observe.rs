@@ -20,8 +20,10 @@ const TICK_NS: u64 = 1_000_000;
 pub struct Observe {
     object: Object,
     maps: SharedMaps,
-    /// The programs that see every thread; empty while there is no worker.
+    /// The programs that see every wake-up; empty while there is no worker.
     tracing: Vec<Link>,
+    /// The kernel keeps account of how long threads wait for a CPU.
+    measures_waits: bool,
     /// Each worker's clock.
     clocks: HashMap<Place, Link>,
 }
@@ -32,17 +34,13 @@ impl Observe {
     /// # Errors
     /// When BPF is not permitted, or the kernel lacks something; libbpf's log says what.
     pub fn load() -> Result<Self, BpfError> {
-        let mut open = ObjectBuilder::default()
+        let open = ObjectBuilder::default()
             .open_memory(OBSERVE)
             .map_err(BpfError::libbpf("cannot read the observe programs"))?;
-        let cpus = libbpf_rs::num_possible_cpus().map_err(BpfError::libbpf("cannot count the CPUs"))?;
-        let mut running = open.maps_mut().find(|map| map.name() == "running").ok_or(BpfError::Object("running"))?;
-        running
-            .set_max_entries(u32::try_from(cpus).unwrap_or(u32::MAX))
-            .map_err(BpfError::libbpf("cannot size a map"))?;
         let object = open.load().map_err(BpfError::libbpf("the kernel refused the observe programs"))?;
         let maps = SharedMaps::of(&object)?;
-        Ok(Self { object, maps, tracing: Vec::new(), clocks: HashMap::new() })
+        let measures_waits = crate::check::kernel_has("sched_info", &["run_delay"]);
+        Ok(Self { object, maps, tracing: Vec::new(), measures_waits, clocks: HashMap::new() })
     }
 
     /// Every map of the loaded object: name, type and key size.
@@ -69,7 +67,7 @@ impl Mode for Observe {
     }
 
     fn flags(&self) -> u32 {
-        flags::OBSERVE | flags::RUNQUEUE_WAIT | flags::BUDGET
+        flags::OBSERVE | flags::BUDGET | if self.measures_waits { flags::RUNQUEUE_WAIT } else { 0 }
     }
 
     fn maps(&self) -> &SharedMaps {

@@ -87,6 +87,8 @@ pub struct WorkerReport {
     pub slot: u32,
     /// The thread.
     pub tid: u32,
+    /// ns since it was registered.
+    pub age_ns: u64,
     /// What it calls itself.
     pub name: String,
     /// Its state by its own word, or `dead`.
@@ -182,6 +184,7 @@ pub(crate) mod tests {
         WorkerReport {
             slot,
             tid: 4_000 + slot,
+            age_ns: 45_000_000_000,
             name: name.to_owned(),
             state: "running".to_owned(),
             escapable: false,

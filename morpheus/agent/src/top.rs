@@ -9,8 +9,8 @@ use crate::units::duration;
 /// The table's head; the columns are as wide as here.
 const HEAD: &str = "    PID PROCESS          SLOT WORKER           STATE       HINTS    TAKEN  IGNORED     P50≤     P99≤ OFF-CPU%   WAIT%  PREEMPT  ESC";
 
-/// The report as a table of at most `rows` lines (0: all), ending in a newline. Shares of time are since `previous`, or
-/// since the agent's start.
+/// The report as a table of at most `rows` lines (0: all), ending in a newline. Hints in the first line and shares of time
+/// are since `previous`, or since the agent's start and the worker's registration.
 pub fn render(report: &Report, previous: Option<&Report>, rows: usize) -> String {
     let totals = report.totals();
     let before = previous.map(Report::totals).unwrap_or_default();
@@ -47,8 +47,9 @@ pub fn render(report: &Report, previous: Option<&Report>, rows: usize) -> String
     let shown = if rows == 0 { lines.len() } else { rows.saturating_sub(3).min(lines.len()) };
     for (process, worker) in &lines[..shown] {
         let before = last.get(&(process.pid, worker.slot, worker.tid)).map(|worker| &worker.totals);
+        let whole_ns = if before.is_some() { interval_ns } else { worker.age_ns }.max(1);
         let share = |now: u64, before: u64| {
-            let part = now.saturating_sub(before) as f64 / interval_ns.max(1) as f64;
+            let part = now.saturating_sub(before) as f64 / whole_ns as f64;
             format!("{:.1}", (part * 100.0).min(100.0))
         };
         let latency = worker.totals.histogram();

@@ -1,5 +1,7 @@
 //! Who may do what: real processes of other users, forged messages, descriptors that are pulled at from all sides.
 
+#![allow(clippy::unwrap_used, clippy::print_stderr, clippy::print_stdout, reason = "helpers of tests are tests")]
+
 mod support;
 
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
@@ -87,9 +89,8 @@ fn pull_at_the_pages() {
     // Page 0: no writable mapping, none made writable later, no update, no way to open it anew.
     assert_eq!(map(&client.kernel_fd, ProtFlags::READ | ProtFlags::WRITE), Err(Errno::PERM));
     // SAFETY: the page is ours, mapped and never unmapped; nothing relies on its protection but this test.
-    let protect = unsafe {
-        rustix::mm::mprotect(client.kernel as *mut _, PAGE_SIZE, MprotectFlags::READ | MprotectFlags::WRITE)
-    };
+    let protect =
+        unsafe { rustix::mm::mprotect(client.kernel as *mut _, PAGE_SIZE, MprotectFlags::READ | MprotectFlags::WRITE) };
     assert_eq!(protect, Err(Errno::ACCESS));
     assert_eq!(update(&client.kernel_fd).unwrap_err().raw_os_error(), Some(libc::EPERM));
     let reopened = std::fs::OpenOptions::new()
@@ -205,10 +206,14 @@ fn forged_or_old_peer_is_refused() {
     assert_eq!(refused(&agent.connect().ask(&Message::Ok)), Refusal::Malformed);
     let client = agent.connect().hello();
     assert_eq!(refused(&client.connection.ask_raw(&hello)), Refusal::Order);
-    assert_eq!(refused(&agent.connect().ask(&Message::Unregister {
-        slot: morpheus_abi::Slot::new(0).unwrap(),
-        slot_generation: 1,
-    })), Refusal::Order);
+    assert_eq!(
+        refused(
+            &agent
+                .connect()
+                .ask(&Message::Unregister { slot: morpheus_abi::Slot::new(0).unwrap(), slot_generation: 1 })
+        ),
+        Refusal::Order
+    );
     // Threads of others: init's, the agent's, nobody's; root is no exception.
     for tid in [1, agent.pid(), 0, u32::MAX] {
         assert_eq!(refused(&client.register(tid, "stolen")), Refusal::NotYourThread, "{tid}");
@@ -232,7 +237,9 @@ fn forged_or_old_peer_is_refused() {
     let report = agent.report();
     assert_eq!(report.workers(), 1);
     assert_eq!(client.connection.ask(&Message::Unregister { slot, slot_generation }), Message::Ok);
-    for (refusal, at_least) in [(Refusal::Version, 2), (Refusal::Malformed, 7), (Refusal::NotYourThread, 7), (Refusal::Order, 2)] {
+    for (refusal, at_least) in
+        [(Refusal::Version, 2), (Refusal::Malformed, 7), (Refusal::NotYourThread, 7), (Refusal::Order, 2)]
+    {
         assert!(report.refused[&refusal.to_string()] >= at_least, "{refusal}: {:?}", report.refused);
     }
 }

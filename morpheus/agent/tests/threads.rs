@@ -1,5 +1,7 @@
 //! Threads that come and go: their slots, and numbers that are used again.
 
+#![allow(clippy::unwrap_used, clippy::print_stderr, clippy::print_stdout, reason = "helpers of tests are tests")]
+
 mod support;
 
 use std::collections::BTreeSet;
@@ -210,5 +212,6 @@ fn ten_thousand_threads_leave_nothing_behind() {
     agent.wait_for("the agent to forget them all", |report| {
         (report.workers() == 0 && report.gone.workers == 10_000).then_some(())
     });
-    assert_eq!(descriptors(), before);
+    // The connections that asked for reports end a moment after their answers.
+    wait_for("the descriptors to be closed", || (descriptors() <= before).then_some(()));
 }

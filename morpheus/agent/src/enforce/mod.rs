@@ -86,6 +86,7 @@ impl Enforce {
         }
         functions::check()?;
         let domains = domains::read(Path::new("/sys/devices/system/cpu"))?;
+        tracing::info!(cache_domains = domains.count, slice = ?settings.slice, "will schedule");
         let mut open = ObjectBuilder::default()
             .open_memory(ENFORCE)
             .map_err(BpfError::libbpf("cannot read the enforce programs"))?;

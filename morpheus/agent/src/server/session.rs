@@ -30,7 +30,14 @@ pub(super) struct Served {
     pub(super) index: u32,
     pub(super) pages: Pages,
     /// The workers' threads, by generation.
-    pub(super) threads: HashMap<u32, PeersThread>,
+    pub(super) threads: HashMap<u32, Bound>,
+}
+
+/// A registered thread.
+pub(super) struct Bound {
+    pub(super) thread: PeersThread,
+    /// When it was registered: CLOCK_MONOTONIC in ns.
+    pub(super) since_ns: u64,
 }
 
 /// What follows a packet.
@@ -164,7 +171,7 @@ impl Daemon {
             .served(number)
             .ok()
             .and_then(|served| served.threads.get(&place.generation))
-            .is_some_and(|thread| !thread::lives(thread.pidfd.as_fd()));
+            .is_some_and(|bound| !thread::lives(bound.thread.pidfd.as_fd()));
         if ended {
             self.end_worker(place.generation);
         }
@@ -195,7 +202,7 @@ impl Daemon {
             self.mode.remove(Thread { pidfd: thread.pidfd.as_fd(), tid: thread.tid }, place);
             return done;
         }
-        served.threads.insert(place.generation, thread);
+        served.threads.insert(place.generation, Bound { thread, since_ns: now_ns() });
         self.sessions_of_workers.insert(place.generation, number);
         Ok(())
     }
@@ -205,7 +212,7 @@ impl Daemon {
         let place = worker.place;
         self.sessions_of_workers.remove(&place.generation);
         let Some(served) = self.sessions.get_mut(&number).and_then(|session| session.served.as_mut()) else { return };
-        let Some(thread) = served.threads.remove(&place.generation) else { return };
+        let Some(Bound { thread, .. }) = served.threads.remove(&place.generation) else { return };
         self.mode.maps().unbind(thread.pidfd.as_fd());
         self.mode.maps().close(place);
         self.mode.remove(Thread { pidfd: thread.pidfd.as_fd(), tid: thread.tid }, place);
@@ -217,8 +224,8 @@ impl Daemon {
     pub(super) fn end_worker(&mut self, generation: u32) {
         let Some(number) = self.sessions_of_workers.get(&generation).copied() else { return };
         let Some((index, place)) = self.served(number).ok().and_then(|served| {
-            let thread = served.threads.get(&generation)?;
-            Some((served.index, self.table.place_of(thread.tid)?))
+            let bound = served.threads.get(&generation)?;
+            Some((served.index, self.table.place_of(bound.thread.tid)?))
         }) else {
             return;
         };

@@ -30,7 +30,17 @@ impl Daemon {
                     pid: process.pid,
                     uid: process.uid,
                     name: process_name(process.pid),
-                    workers: process.workers().map(|worker| of_worker(&served.pages, worker)).collect(),
+                    workers: process
+                        .workers()
+                        .map(|worker| {
+                            let bound = served.threads.get(&worker.place.generation);
+                            of_worker(
+                                &served.pages,
+                                worker,
+                                bound.map_or(0, |bound| now.saturating_sub(bound.since_ns)),
+                            )
+                        })
+                        .collect(),
                 })
             })
             .collect();
@@ -60,7 +70,7 @@ fn process_name(pid: u32) -> String {
         .collect()
 }
 
-fn of_worker(pages: &Pages, worker: &Worker) -> WorkerReport {
+fn of_worker(pages: &Pages, worker: &Worker, age_ns: u64) -> WorkerReport {
     let kernel = pages.kernel_line(worker.place.slot);
     let runtime = pages.runtime_line(worker.place.slot);
     // What a process wrote before this registration is not this worker's.
@@ -77,6 +87,7 @@ fn of_worker(pages: &Pages, worker: &Worker) -> WorkerReport {
     WorkerReport {
         slot: worker.place.slot.index() as u32,
         tid: worker.tid,
+        age_ns,
         name: worker.registration.name.to_string(),
         state,
         escapable: own && runtime.escapable == 1,
