@@ -1,6 +1,8 @@
 //! The decision to escalate, from the scheduler's own source, tried some million times against a model: never without
 //! consent, never inside a critical section, never in the wrong state, never before the grace time is over.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use std::io::{Read, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
