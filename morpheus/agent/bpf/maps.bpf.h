@@ -53,7 +53,8 @@ struct morpheus_ledger {
 	__u32 judged_seq;
 	/* The slot's generation this ledger belongs to. */
 	__u32 generation;
-	__u32 reserved;
+	/* Observe mode: somebody waited at the latest tick. */
+	__u32 tick_waiter;
 	__u32 latency[MORPHEUS_BUCKETS];
 	/* Observe mode: the thread's accounts at its first tick. base_ns 0: there was none yet. */
 	__u64 base_ns;
@@ -323,6 +324,9 @@ struct morpheus_command {
 };
 _Static_assert(sizeof(struct morpheus_command) == 24, "src/bpf/command.rs: Command");
 
+/* The agent's own process, as the kernel numbers it. Its heartbeat can wait: nobody is asked to yield for it. */
+__u32 morpheus_agent_tgid;
+
 SEC("syscall")
 int morpheus_agent(struct morpheus_command *command)
 {
@@ -331,6 +335,7 @@ int morpheus_agent(struct morpheus_command *command)
 	struct morpheus_kernel_line *kernel;
 	void *page;
 
+	morpheus_agent_tgid = bpf_get_current_pid_tgid() >> 32;
 	page = bpf_map_lookup_elem(&kernel_pages, &process);
 	if (!page)
 		return -2; /* ENOENT */

@@ -99,7 +99,7 @@ static __always_inline int woken(struct task_struct *task)
 	if (!current || (bpf_core_field_exists(current->bpf_storage) && !current->bpf_storage))
 		return 0;
 	/* A kernel thread gets the CPU at once or is seen by the tick; an idle-class thread can wait by definition. */
-	if ((task->flags & PF_KTHREAD) || task->policy == SCHED_IDLE_POLICY)
+	if ((task->flags & PF_KTHREAD) || task->policy == SCHED_IDLE_POLICY || task->tgid == morpheus_agent_tgid)
 		return 0;
 	/* The verifier believes no pointer out of a queue; by its number the kernel gives the thread once more. */
 	current = bpf_task_from_pid(current->pid);
@@ -202,7 +202,7 @@ int observe_tick(struct bpf_perf_event_data *context)
 	struct morpheus_ledger *ledger;
 	struct quota quota = {};
 	struct morpheus_view view;
-	bool limited, whole_tick;
+	bool limited, whole_tick, waited, waits;
 	__u32 switches;
 
 	if (!place || !view_of(place, &view))
@@ -231,11 +231,17 @@ int observe_tick(struct bpf_perf_event_data *context)
 		left = quota.left_ns;
 	WRITE_ONCE(view.kernel->budget_remaining_ns, left);
 
-	/* Only a worker that has had the CPU since the last tick, a whole millisecond, is asked for it. */
+	/*
+	 * Only a worker that has had the CPU since the last tick, a whole millisecond, is asked for it, and only when somebody
+	 * waited then and now: a thread that is about to be switched to is no waiter.
+	 */
 	switches = task->nvcsw + task->nivcsw;
 	whole_tick = switches == ledger->tick_switches;
 	ledger->tick_switches = switches;
-	if (whole_tick && somebody_waits(task))
+	waited = ledger->tick_waiter;
+	waits = somebody_waits(task);
+	ledger->tick_waiter = waits;
+	if (whole_tick && waited && waits)
 		hint(&view, task, MORPHEUS_REASON_WAITER, now, MORPHEUS_NO_DEADLINE);
 	else if (limited && quota.left_ns < quota_low_ns)
 		hint(&view, task, MORPHEUS_REASON_QUOTA, now, quota.refill_ns);

@@ -9,6 +9,7 @@ use std::sync::mpsc;
 
 use morpheus_abi::protocol::Message;
 use morpheus_abi::{Slot, WorkerState};
+use rustix::process::Signal;
 use support::{Agent, Client, Lines, Repeating, bpf_is_permitted, first_cpu, own_tid, wait_for};
 
 /// A thread that lives until it is dropped.
@@ -84,6 +85,22 @@ fn dead_threads_slot_never_leaks() {
     agent.wait_for("the agent to forget them all", |report| {
         (report.workers() == 0 && report.gone.workers == 201).then_some(())
     });
+}
+
+#[test]
+fn the_kernel_marks_a_dead_threads_slot_without_the_agent() {
+    if !bpf_is_permitted() {
+        return;
+    }
+    let agent = Agent::start(&[]);
+    let client = agent.connect().hello();
+    let thread = Parked::new();
+    let (_, _, lines) = register(&client, thread.tid);
+    agent.signal(Signal::STOP);
+    thread.end();
+    wait_for("the kernel to mark the slot", || is_dead(lines));
+    agent.signal(Signal::CONT);
+    agent.wait_for("the agent to hear of it", |report| (report.workers() == 0).then_some(()));
 }
 
 #[test]

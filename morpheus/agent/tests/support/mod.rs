@@ -110,9 +110,13 @@ impl Agent {
         wait_for(what, || wanted(&self.report()))
     }
 
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
     /// Sends a signal and waits for the end.
     pub(crate) fn end(mut self, signal: Signal) -> (ExitStatus, tempfile::TempDir) {
-        kill_process(Pid::from_child(&self.child), signal).unwrap();
+        self.signal(signal);
         let status = self.child.wait().unwrap();
         // Keep the folder: what is left in it is the test's matter.
         let folder = std::mem::replace(&mut self.folder, tempfile::tempdir().unwrap());
