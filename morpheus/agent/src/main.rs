@@ -10,6 +10,8 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use morpheus_abi::protocol::{SOCKET_PATH, SOCKET_VARIABLE};
+use morpheus_agent::enforce::Enforce;
+use morpheus_agent::enforce::settings::Settings;
 use morpheus_agent::mode::{Mode, ModeName};
 use morpheus_agent::observe::Observe;
 use morpheus_agent::server::{Daemon, Ending, operator};
@@ -57,12 +59,38 @@ struct DaemonArguments {
     workers_per_user: usize,
 }
 
+#[derive(Debug, clap::Args)]
+struct EnforceArguments {
+    #[command(flatten)]
+    daemon: DaemonArguments,
+    /// A thread's time on a CPU before the next one's turn [default: 5, or three ticks]
+    #[arg(long, value_name = "MILLISECONDS")]
+    slice_ms: Option<u64>,
+    /// The longest a thread may wait before the kernel ends the scheduler, up to 30000
+    #[arg(long, value_name = "MILLISECONDS", default_value_t = 30_000)]
+    watchdog_ms: u64,
+    /// Never run this thread: for tests of the watchdog
+    #[arg(long, value_name = "TID", hide = true)]
+    never_run: Option<u32>,
+}
+
+impl EnforceArguments {
+    fn settings(&self) -> Settings {
+        let default = Settings::default();
+        Settings {
+            slice: self.slice_ms.map_or(default.slice, Duration::from_millis),
+            watchdog: Duration::from_millis(self.watchdog_ms),
+            never_run: self.never_run,
+        }
+    }
+}
+
 #[derive(Debug, Subcommand)]
 enum Verb {
     /// Give hints; change nothing about scheduling
     Observe(DaemonArguments),
     /// Be the scheduler: also defer for critical sections, and escalate by consent (needs sched_ext)
-    Enforce(DaemonArguments),
+    Enforce(EnforceArguments),
     /// Tell what the agent does
     Status {
         #[command(flatten)]
@@ -111,8 +139,11 @@ fn main() -> ExitCode {
 
 fn run(verb: Verb) -> anyhow::Result<ExitCode> {
     match verb {
-        Verb::Observe(arguments) => daemon(ModeName::Observe, arguments),
-        Verb::Enforce(arguments) => daemon(ModeName::Enforce, arguments),
+        Verb::Observe(arguments) => daemon(ModeName::Observe, observe, arguments),
+        Verb::Enforce(arguments) => {
+            let settings = arguments.settings();
+            daemon(ModeName::Enforce, || enforce(&settings), arguments.daemon)
+        }
         Verb::Status { socket, json } => {
             let report = operator::ask(&socket.socket)?;
             out(&if json { serde_json::to_string_pretty(&report)? + "\n" } else { status::render(&report) })
@@ -127,7 +158,11 @@ fn run(verb: Verb) -> anyhow::Result<ExitCode> {
         }
         Verb::Verifier { json } => {
             bpf::log::install();
-            let counts = load(ModeName::Observe)?.verified_instructions();
+            let mut counts = observe()?.verified_instructions();
+            // Where the kernel cannot have it, or another scheduler is loaded, there is nothing to count.
+            if let Ok(enforce) = enforce(&Settings::default()) {
+                counts.extend(enforce.verified_instructions());
+            }
             if json {
                 let counts: std::collections::BTreeMap<_, _> = counts.into_iter().collect();
                 return out(&(serde_json::to_string_pretty(&counts)? + "\n"));
@@ -145,11 +180,12 @@ fn out(text: &str) -> anyhow::Result<ExitCode> {
     }
 }
 
-fn load(mode: ModeName) -> anyhow::Result<Box<dyn Mode>> {
-    match mode {
-        ModeName::Observe => Ok(Box::new(Observe::load()?)),
-        ModeName::Enforce => anyhow::bail!("this build has no enforce mode"),
-    }
+fn observe() -> anyhow::Result<Box<dyn Mode>> {
+    Ok(Box::new(Observe::load()?))
+}
+
+fn enforce(settings: &Settings) -> anyhow::Result<Box<dyn Mode>> {
+    Ok(Box::new(Enforce::load(settings)?))
 }
 
 /// A descriptor that becomes readable when the process is asked to end.
@@ -162,7 +198,11 @@ fn stop_signal() -> anyhow::Result<UnixStream> {
     Ok(near)
 }
 
-fn daemon(mode: ModeName, arguments: DaemonArguments) -> anyhow::Result<ExitCode> {
+fn daemon(
+    mode: ModeName,
+    load: impl FnOnce() -> anyhow::Result<Box<dyn Mode>>,
+    arguments: DaemonArguments,
+) -> anyhow::Result<ExitCode> {
     let filter = tracing_subscriber::EnvFilter::try_from_env("MORPHEUS_LOG").unwrap_or_else(|_| "info".into());
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     if arguments.json {
@@ -174,7 +214,7 @@ fn daemon(mode: ModeName, arguments: DaemonArguments) -> anyhow::Result<ExitCode
     // A descriptor or two for each worker, four for each process.
     raise_descriptor_limit();
     let stop = stop_signal()?;
-    let loaded = match load(mode) {
+    let loaded = match load() {
         Ok(loaded) => loaded,
         Err(error) => {
             tracing::error!("cannot {mode}: {error:#}\nhint: `morpheusd check` tells what this kernel can do");

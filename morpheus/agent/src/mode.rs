@@ -11,6 +11,7 @@ use morpheus_abi::protocol::Registration;
 use crate::bpf::BpfError;
 use crate::bpf::layout::Place;
 use crate::bpf::maps::SharedMaps;
+use crate::enforce::counts::Counts;
 
 /// The modes' names, as on the command line and in the status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -73,6 +74,10 @@ pub trait Mode: Send {
     fn health(&mut self) -> Health;
     /// Detaches everything.
     fn stop(&mut self);
+    /// What the scheduler decided about workers; `None` for a mode that schedules nothing.
+    fn counts(&self) -> Option<Counts> {
+        None
+    }
     /// Each program's name and the number of instructions the verifier went through, for `bench/`.
     fn verified_instructions(&self) -> Vec<(String, u32)>;
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::enforce::counts::Counts;
 use crate::histogram::Histogram;
 use crate::mode::ModeName;
 
@@ -32,6 +33,9 @@ pub struct Report {
     pub gone: Totals,
     /// Verifier instructions of each loaded program.
     pub programs: BTreeMap<String, u32>,
+    /// What the scheduler decided about workers; only of an agent that enforces.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub enforce: Option<Counts>,
     /// The processes with pages.
     pub processes: Vec<ProcessReport>,
 }
@@ -168,6 +172,7 @@ pub(crate) mod tests {
             refused: BTreeMap::new(),
             gone: Totals::default(),
             programs: BTreeMap::from([("observe_switch".to_owned(), 1_234)]),
+            enforce: None,
             processes: Vec::new(),
         }
     }

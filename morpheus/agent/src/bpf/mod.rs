@@ -11,6 +11,9 @@ pub mod pages;
 /// The observe programs as clang made them; relocated when loaded.
 pub const OBSERVE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/observe.bpf.o"));
 
+/// The scheduler, likewise.
+pub const ENFORCE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/enforce.bpf.o"));
+
 /// A step of talking to the kernel that failed.
 #[derive(Debug, thiserror::Error)]
 pub enum BpfError {

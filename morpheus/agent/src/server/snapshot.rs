@@ -55,6 +55,7 @@ impl Daemon {
             refused,
             gone: self.gone.clone(),
             programs: self.mode.verified_instructions().into_iter().collect(),
+            enforce: self.mode.counts(),
             processes,
         }
     }
