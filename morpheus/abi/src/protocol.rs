@@ -2,7 +2,7 @@
 //!
 //! A message is 12 bytes of head (magic `u32`, version `u16`, kind `u16`, length of the whole message `u32`) and a body
 //! whose size its kind fixes; all numbers are little-endian. A client sends HELLO and gets WELCOME with two descriptors
-//! (`SCM_RIGHTS`: page 0 opened read-only, then page 1 writable) or REFUSED. Then, one request at a time, it sends REGISTER
+//! (`SCM_RIGHTS`: page 0, frozen: no process can write it; then page 1, writable) or REFUSED. Then, one request at a time, it sends REGISTER
 //! for each worker thread (REGISTERED or REFUSED) and UNREGISTER (OK or REFUSED). The agent takes the process from the
 //! socket's credentials, never from a message, and checks that a thread belongs to it. Closing the socket unregisters all;
 //! since a forked child may hold the socket open for a moment, the end of the process itself does so too.
