@@ -66,13 +66,6 @@ static DOMAINS: Leaked<Domains> = Leaked::empty();
 impl Mapping {
     /// Maps both pages if they are what they should be.
     pub(crate) fn new(kernel: &OwnedFd, runtime: &OwnedFd, socket: &OwnedFd) -> Result<&'static Self, NotAvailable> {
-        static AT_FORK: Once = Once::new();
-        AT_FORK.call_once(|| {
-            // SAFETY: `after_fork_in_child` keeps to what a forked child of a threaded process may do (see there) and
-            // stays loaded as long as this code does. Should the C library be out of memory, fork goes unnoticed: the
-            // child then shares its parent's pages as any child of a raw clone(2) does, without memory being unsafe.
-            unsafe { libc::pthread_atfork(None, None, Some(after_fork_in_child)) };
-        });
         for page in [kernel, runtime] {
             cannot_shrink(page).map_err(NotAvailable::Mapping)?;
         }
@@ -201,6 +194,13 @@ extern "C" fn after_fork_in_child() {
 
 /// The process's conversations, made at the first call and again after a fork.
 pub(crate) fn domains() -> &'static Domains {
+    static AT_FORK: Once = Once::new();
+    AT_FORK.call_once(|| {
+        // SAFETY: `after_fork_in_child` keeps to what a forked child of a threaded process may do (see there) and stays
+        // loaded as long as this code does. Should the C library be out of memory, fork goes unnoticed: the child then
+        // shares its parent's pages as any child of a raw clone(2) does, without memory being unsafe.
+        unsafe { libc::pthread_atfork(None, None, Some(after_fork_in_child)) };
+    });
     loop {
         if let Some(domains) = DOMAINS.get() {
             return domains;

@@ -92,6 +92,9 @@ pub struct Worker {
 impl Worker {
     /// Makes the calling thread a worker. Without an agent it is one all the same, without hints, and attaches by itself
     /// when an agent comes (within about 5 s). On a thread that is a worker already the new registration does nothing.
+    /// Never waits, unless an agent listens but hangs: then two seconds, once in five.
+    ///
+    /// A worker an agent refuses, because all 63 slots are taken, stays without hints until the agent's next start.
     pub fn register(config: WorkerConfig) -> Self {
         Self { record: register(&config, true).ok(), thread: PhantomData }
     }

@@ -1,40 +1,15 @@
 //! A forked child is no worker: it neither sees its parent's hints nor writes its parent's line, and may register itself.
 
+mod child;
+
 use std::cell::Cell;
-use std::time::Instant;
 
+use child::fork;
 use morpheus::{Reason, Worker, WorkerConfig, critical, hint_pending, take_hint};
-use morpheus_fake_agent::{FakeAgent, PATIENCE};
-
-/// Runs `child` in a forked child, which ends with what it returns. Its exit status.
-fn fork(child: impl FnOnce() -> u8) -> i32 {
-    // SAFETY: the child runs only `child` and ends with `_exit`. That it allocates and takes locks of its own although
-    // the parent has threads is what the C library's allocator supports, and what this file tests of Morpheus.
-    let pid = unsafe { libc::fork() };
-    assert!(pid >= 0);
-    if pid == 0 {
-        let code = std::panic::catch_unwind(std::panic::AssertUnwindSafe(child)).unwrap_or(255);
-        // SAFETY: ends the child at once, without destructors of the parent's state.
-        unsafe { libc::_exit(code.into()) };
-    }
-    let deadline = Instant::now() + PATIENCE;
-    let mut status = 0;
-    loop {
-        // SAFETY: waits for this function's own child, into a live integer.
-        match unsafe { libc::waitpid(pid, &mut status, libc::WNOHANG) } {
-            0 if Instant::now() > deadline => {
-                // SAFETY: ends this function's own child, which is not yet waited for.
-                unsafe { libc::kill(pid, libc::SIGKILL) };
-                panic!("the child hangs");
-            }
-            0 => std::thread::park_timeout(std::time::Duration::from_millis(1)),
-            _ => return libc::WEXITSTATUS(status),
-        }
-    }
-}
+use morpheus_fake_agent::FakeAgent;
 
 #[test]
-fn a_child_neither_takes_its_parents_hints_nor_writes_its_line() {
+fn a_child_neither_takes_its_parents_hints_nor_keeps_its_pages() {
     let agent = FakeAgent::start();
     // In cells, so that the child can drop its copies and the parent keeps its own.
     let worker = Cell::new(Some(Worker::register(WorkerConfig::new("parent").socket(agent.socket()))));
@@ -50,7 +25,10 @@ fn a_child_neither_takes_its_parents_hints_nor_writes_its_line() {
         if worker.is_attached() || worker.slot().is_some() {
             return 2;
         }
-        // Writes to what was the line, if anything does.
+        // Nothing of the parent's pages is left to read or write.
+        if std::fs::read_to_string("/proc/self/maps").unwrap().contains("memfd:morpheus") {
+            return 3;
+        }
         worker.park();
         drop(critical());
         drop(guard.take());

@@ -324,7 +324,7 @@ fn forged_and_old_agents_are_refused_and_leave_the_worker_unharmed() {
             Manner::NoPages => matches!(error, NotAvailable::OutOfOrder),
             Manner::Gibberish => matches!(error, NotAvailable::Message(_)),
             Manner::HangsUp => matches!(error, NotAvailable::Conversation(_)),
-            Manner::Proper => false,
+            Manner::Proper | Manner::Stranger => false,
         };
         assert!(as_expected, "{manner:?}: {error:?}");
         let worker = Worker::register(config(&agent, "wary"));
@@ -332,6 +332,39 @@ fn forged_and_old_agents_are_refused_and_leave_the_worker_unharmed() {
         assert!(!hint_pending());
         assert!(agent.seats().is_empty());
     }
+}
+
+#[test]
+fn an_agent_of_a_third_user_is_not_trusted() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("skipped: only root can listen as another user");
+        return;
+    }
+    let agent = FakeAgent::start_as(Manner::Stranger);
+    let error = Worker::try_register(config(&agent, "wary")).unwrap_err();
+    assert!(matches!(error, NotAvailable::Untrusted { uid: 65_534 }), "{error:?}");
+    assert!(agent.seats().is_empty());
+}
+
+#[test]
+fn threads_that_come_and_go_leave_no_slot_behind() {
+    let agent = FakeAgent::start();
+    let config = config(&agent, "brief");
+    for _ in 0..250 {
+        thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| assert!(Worker::register(config.clone()).is_attached()));
+            }
+        });
+    }
+    assert!(agent.seats().is_empty());
+    let left = agent.left();
+    assert_eq!(left.len(), 1000);
+    assert!(left.iter().all(|seat| seat.slot.index() < 4), "slots are used again");
+    let mut generations: Vec<_> = left.iter().map(|seat| seat.slot_generation).collect();
+    generations.sort_unstable();
+    generations.dedup();
+    assert_eq!(generations.len(), 1000, "and never a generation");
 }
 
 thread_local! {

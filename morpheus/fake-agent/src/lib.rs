@@ -62,6 +62,8 @@ pub enum Manner {
     Gibberish,
     /// Hangs up instead of a welcome.
     HangsUp,
+    /// Listens as a user that is neither root nor the test's. Needs root.
+    Stranger,
 }
 
 /// A worker the agent knows.
@@ -126,7 +128,7 @@ impl FakeAgent {
             seats: Vec::new(),
             left: Vec::new(),
         }));
-        let listener = Arc::new(serve::listen(path).expect("the test's socket can be bound"));
+        let listener = Arc::new(serve::listen(path, manner).expect("the test's socket can be bound"));
         let (accepting, shared) = (Arc::clone(&listener), Arc::clone(&state));
         let threads = vec![thread::spawn(move || serve::accept_all(&accepting, &shared))];
         Self { path: path.into(), state, listener, threads, _folder: None }

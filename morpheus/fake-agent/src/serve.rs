@@ -15,14 +15,29 @@ use rustix::net::{
     AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags,
     SocketType, accept_with, bind, listen as listen_at, recv, send, sendmsg, socket_with,
 };
+use rustix::process::Uid;
 
 use crate::{Manner, Seat, State, put};
 
-pub(crate) fn listen(path: &Path) -> rustix::io::Result<OwnedFd> {
+/// The user a stranger listens as: `nobody`.
+const STRANGER: u32 = 65_534;
+
+pub(crate) fn listen(path: &Path, manner: Manner) -> rustix::io::Result<OwnedFd> {
     let listener = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
     let _ = std::fs::remove_file(path);
     bind(&listener, &SocketAddrUnix::new(path)?)?;
-    listen_at(&listener, 16)?;
+    if manner == Manner::Stranger {
+        // A peer sees the user of the thread that called listen, at that time; this thread is for that alone.
+        thread::scope(|scope| {
+            let listening = scope.spawn(|| {
+                rustix::thread::set_thread_res_uid(None, Uid::from_raw(STRANGER), None)?;
+                listen_at(&listener, 16)
+            });
+            listening.join().expect("the thread does not panic")
+        })?;
+    } else {
+        listen_at(&listener, 16)?;
+    }
     Ok(listener)
 }
 

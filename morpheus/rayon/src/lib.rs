@@ -16,7 +16,7 @@
 
 #![forbid(unsafe_code)]
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 
 use morpheus::{Reason, Worker, WorkerConfig, hint_pending, in_critical, record_yield, take_hint, yield_for};
 use rayon::ThreadPoolBuilder;
@@ -24,6 +24,8 @@ use rayon::iter::{Map, ParallelIterator};
 
 thread_local! {
     static WORKER: RefCell<Option<Worker>> = const { RefCell::new(None) };
+    /// Whether a job runs inside of a checkpoint on this thread.
+    static INSIDE: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Makes the pool's threads workers of Morpheus, named `rayon` and their index.
@@ -45,7 +47,8 @@ pub fn install_with<S>(builder: ThreadPoolBuilder<S>, config: WorkerConfig) -> T
 /// A place in a job where its thread may do something else: the reason of the hint it took, if there was one.
 ///
 /// For `WAITER` and `SLICE_END` the thread gives the CPU to another thread of the machine, for `LOCAL` to another job of
-/// its own queue ([`rayon::yield_local`]), which then runs inside of this call. `QUOTA` and `PRESSURE` ask for something
+/// its own queue ([`rayon::yield_local`]), which then runs inside of this call; such a job's own checkpoints run no further
+/// one, so that the stack stays bounded. `QUOTA` and `PRESSURE` ask for something
 /// only the caller can do: less. Inside a critical section it does nothing and leaves the hint pending.
 #[inline]
 pub fn checkpoint() -> Option<Reason> {
@@ -62,13 +65,31 @@ fn answer() -> Option<Reason> {
         Reason::Waiter | Reason::SliceEnd => {
             yield_for(&hint);
         }
-        Reason::Local => {
+        Reason::Local if !INSIDE.get() => {
             record_yield(hint.reason.into());
+            let _inside = Inside::enter();
             let _ = rayon::yield_local();
         }
+        Reason::Local => {}
         Reason::Quota | Reason::Pressure => {}
     }
     Some(hint.reason)
+}
+
+/// Marks the thread, also through a panic of the job.
+struct Inside;
+
+impl Inside {
+    fn enter() -> Self {
+        INSIDE.set(true);
+        Self
+    }
+}
+
+impl Drop for Inside {
+    fn drop(&mut self) {
+        INSIDE.set(false);
+    }
 }
 
 /// Checkpoints for every parallel iterator.

@@ -63,6 +63,25 @@ fn a_local_hint_runs_another_job_of_the_same_thread() {
 }
 
 #[test]
+fn a_job_inside_of_a_checkpoint_runs_no_further_one_inside_of_its_own() {
+    let agent = FakeAgent::start();
+    let pool = pool(&agent, 1);
+    let seat = agent.running("r-0");
+    let (depth, deepest) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    pool.scope(|scope| {
+        for _ in 0..5 {
+            scope.spawn(|_| {
+                deepest.fetch_max(depth.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                agent.raise(&seat, Reason::Local);
+                assert_eq!(checkpoint(), Some(Reason::Local));
+                depth.fetch_sub(1, Ordering::SeqCst);
+            });
+        }
+    });
+    assert_eq!(deepest.load(Ordering::SeqCst), 2);
+}
+
+#[test]
 fn a_critical_section_leaves_the_hint_pending() {
     let agent = FakeAgent::start();
     let _worker = Worker::register(WorkerConfig::new("own").socket(agent.socket()));

@@ -29,12 +29,12 @@ pub fn install(builder: &mut Builder) -> &mut Builder {
 /// Like [`install`], with what the workers shall register with; their index is added to the name.
 pub fn install_with(builder: &mut Builder, config: WorkerConfig) -> &mut Builder {
     let config = Arc::new(config);
-    let (parking, unparking) = (Arc::clone(&config), Arc::clone(&config));
+    let (before_park, after_unpark) = (Arc::clone(&config), Arc::clone(&config));
     builder
         .on_thread_start(move || started(&config))
         .on_thread_stop(stopping)
-        .on_thread_park(move || parking_now(&parking))
-        .on_thread_unpark(move || unparked(&unparking))
+        .on_thread_park(move || parking(&before_park))
+        .on_thread_unpark(move || unparked(&after_unpark))
 }
 
 /// For `on_thread_start`: the thread may be or become a worker, and is registered when that shows.
@@ -53,7 +53,7 @@ pub fn stopping() {
 }
 
 /// For `on_thread_park`: the worker has nothing to do, so it is to get no hints.
-pub fn parking_now(config: &Arc<WorkerConfig>) {
+pub fn parking(config: &Arc<WorkerConfig>) {
     adopt(config);
     WORKER.with_borrow(|worker| {
         if let Some(worker) = worker {
