@@ -61,7 +61,7 @@
 #define MORPHEUS_YIELD_QUOTA 4
 /* For a PRESSURE hint. */
 #define MORPHEUS_YIELD_PRESSURE 5
-/* Not done: it was asked for inside a critical section. */
+/* Not done: it was asked for inside a critical section, or too soon after one that cost the worker time. */
 #define MORPHEUS_YIELD_WITHHELD 6
 
 /* What a publisher may do to an escapable worker that ignores a hint beyond its grace time. */

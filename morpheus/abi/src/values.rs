@@ -127,7 +127,7 @@ numbers! {
         Quota, "quota" = 4,
         /// For a PRESSURE hint.
         Pressure, "pressure" = 5,
-        /// Not done: it was asked for inside a critical section.
+        /// Not done: it was asked for inside a critical section, or too soon after one that cost the worker time.
         Withheld, "withheld" = 6,
     }
 }

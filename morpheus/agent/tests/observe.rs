@@ -1,5 +1,7 @@
 //! Observe mode for real: `morpheusd` with its programs in this machine's kernel, and threads that share a CPU.
 
+#![allow(clippy::unwrap_used, clippy::print_stderr, clippy::print_stdout, reason = "helpers of tests are tests")]
+
 mod support;
 
 use std::process::Command;

@@ -1,5 +1,7 @@
 //! Who may do what: real processes of other users, forged messages, descriptors that are pulled at from all sides.
 
+#![allow(clippy::unwrap_used, clippy::print_stderr, clippy::print_stdout, reason = "helpers of tests are tests")]
+
 mod support;
 
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};

@@ -1,5 +1,7 @@
 //! Threads that come and go: their slots, and numbers that are used again.
 
+#![allow(clippy::unwrap_used, clippy::print_stderr, clippy::print_stdout, reason = "helpers of tests are tests")]
+
 mod support;
 
 use std::collections::BTreeSet;

@@ -1,6 +1,8 @@
 //! The work each program is to the kernel's verifier stays below the recorded limits. Counts depend on the kernel and on
 //! clang, so the limits have head-room; what they catch is a loop that stopped being bounded or a state that explodes.
 
+#![allow(clippy::unwrap_used, clippy::print_stderr, clippy::print_stdout, reason = "helpers of tests are tests")]
+
 mod support;
 
 use std::collections::BTreeMap;

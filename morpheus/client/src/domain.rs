@@ -279,10 +279,11 @@ impl State {
     /// The agent is gone: its pages become private memory, and its places mean nothing any more.
     fn lose(&mut self) {
         if let Some(link) = self.link.take() {
-            link.mapping.retire();
+            // The places first: who sees that it is not attached finds no slot either.
             for worker in &self.workers {
                 lock(&worker.seat).place = None;
             }
+            link.mapping.retire();
         }
     }
 }

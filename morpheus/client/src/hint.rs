@@ -1,5 +1,6 @@
 //! What a worker does all day: ask for a hint, take it, yield, and say when not to.
 
+use std::cell::Cell;
 use std::marker::PhantomData;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -7,7 +8,12 @@ use std::time::Duration;
 use morpheus_abi::{NO_DEADLINE, Reason, YieldCause};
 
 use crate::lines::{self, LINES, Lines};
+use crate::pace::Pace;
 use crate::{clock, worker};
+
+thread_local! {
+    static PACE: Cell<Pace> = const { Cell::new(Pace::new(false)) };
+}
 
 /// A request to yield, and why.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,22 +81,38 @@ fn take_pending() -> Option<Hint> {
 /// Gives the CPU to another thread that is ready, with `sched_yield`. Not inside a critical section: there it does nothing
 /// and answers false. Counted in the worker's ledger either way.
 pub fn yield_thread() -> bool {
-    yield_because(YieldCause::Voluntary)
-}
-
-/// Like [`yield_thread`], counted under the hint's reason.
-pub fn yield_for(hint: &Hint) -> bool {
-    yield_because(hint.reason.into())
-}
-
-fn yield_because(cause: YieldCause) -> bool {
-    let lines = LINES.get();
-    let withheld = in_critical();
-    lines.count(if withheld { YieldCause::Withheld } else { cause }, clock::now_ns());
-    if !withheld {
-        rustix::thread::sched_yield();
+    let now_ns = clock::now_ns();
+    if in_critical() {
+        LINES.get().count(YieldCause::Withheld, now_ns);
+        return false;
     }
-    !withheld
+    yield_because(YieldCause::Voluntary, now_ns);
+    true
+}
+
+/// Like [`yield_thread`] for a hint, counted under its reason, at a pace that costs the worker no more than its fair share:
+/// after a yield that took some time, the next is not done before the worker has run for as long (at most 5 ms). Then it
+/// answers false, as in a critical section. A [`polite`](crate::WorkerConfig::polite) worker yields each time.
+pub fn yield_for(hint: &Hint) -> bool {
+    let now_ns = clock::now_ns();
+    let pace = PACE.get();
+    if in_critical() || !pace.allows(now_ns) {
+        LINES.get().count(YieldCause::Withheld, now_ns);
+        return false;
+    }
+    yield_because(hint.reason.into(), now_ns);
+    PACE.set(pace.after(now_ns, clock::now_ns()));
+    true
+}
+
+fn yield_because(cause: YieldCause, now_ns: u64) {
+    LINES.get().count(cause, now_ns);
+    rustix::thread::sched_yield();
+}
+
+/// Sets the calling thread's pace: it is a worker from now on.
+pub(crate) fn begin_pace(polite: bool) {
+    PACE.set(Pace::new(polite));
 }
 
 /// Counts a yield that did not give up the thread: a runtime that rotated its tasks for [`Reason::Local`].
@@ -121,4 +143,23 @@ impl Drop for Critical {
 /// Whether this thread is in a critical section.
 pub fn in_critical() -> bool {
     lines::critical_depth() > 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Both workers have just been away for a ms, by a clock that is an hour ahead: no slow machine ends the rest.
+    #[test]
+    fn a_costly_yield_is_followed_by_a_rest_unless_the_worker_is_polite() {
+        let hint = Hint { reason: Reason::Waiter, seq: 1, time_ns: 0, deadline_ns: None };
+        let ahead = clock::now_ns() + 3_600_000_000_000;
+        for polite in [false, true] {
+            begin_pace(polite);
+            assert!(yield_for(&hint), "nothing to rest from");
+            PACE.set(Pace::new(polite).after(ahead, ahead + 1_000_000));
+            assert_eq!(yield_for(&hint), polite);
+            assert!(yield_thread(), "what the program wants is no matter of pace");
+        }
+    }
 }

@@ -20,6 +20,9 @@
 //! (`morpheus-watch`, started with the first worker) notices when the agent goes or comes, and workers then move by
 //! themselves at their next checkpoint. A dead or hung agent looks like no hints.
 //!
+//! A worker that answers hints keeps its fair share of the CPU: after a [`yield_for`] that cost it time it gives up the CPU
+//! again only when it has run as long. [`WorkerConfig::polite`] is for work that may starve.
+//!
 //! Critical sections ([`critical`]) hold off everything Morpheus itself does. They do not hold off the kernel's own
 //! preemption, and the kernel's slice extension (`PR_RSEQ_SLICE_EXTENSION`, Linux 7.0) is not used: it needs a restartable
 //! sequence registered with more than the 32 bytes the C library of a supported system may have registered, and only the
@@ -29,6 +32,7 @@ mod clock;
 mod domain;
 mod hint;
 mod lines;
+mod pace;
 mod refusal;
 mod socket;
 mod sys;

@@ -14,7 +14,7 @@ use morpheus_abi::{EscalationPolicy, WorkerState};
 use crate::domain::Record;
 use crate::lines::{self, LINES};
 use crate::refusal::NotAvailable;
-use crate::sys;
+use crate::{hint, sys};
 
 thread_local! {
     /// The worker this thread is. Off the checkpoint's path, which only looks at the lines.
@@ -26,13 +26,14 @@ thread_local! {
 pub struct WorkerConfig {
     name: WorkerName,
     escalate_after: Option<Duration>,
+    polite: bool,
     socket: Option<PathBuf>,
 }
 
 impl WorkerConfig {
     /// A worker of this name, cut to 32 bytes, that consents to no escalation.
     pub fn new(name: &str) -> Self {
-        Self { name: WorkerName::new(name), escalate_after: None, socket: None }
+        Self { name: WorkerName::new(name), escalate_after: None, polite: false, socket: None }
     }
 
     /// The same for a worker of another name.
@@ -49,6 +50,12 @@ impl WorkerConfig {
     /// (at most 4.29 s), though never in a critical section. Without this no worker is ever escalated.
     pub fn escapable(self, grace: Duration) -> Self {
         Self { escalate_after: Some(grace), ..self }
+    }
+
+    /// Gives up the CPU at every hint that asks for it, however long the worker then waits for its next turn: for work that
+    /// is to run when nobody else wants to. Without this a worker keeps to its fair share.
+    pub fn polite(self) -> Self {
+        Self { polite: true, ..self }
     }
 
     /// The agent's socket, instead of `MORPHEUS_SOCKET` or `/run/morpheus/morpheus.sock`.
@@ -169,6 +176,7 @@ fn register(config: &WorkerConfig, or_wait: bool) -> Result<Arc<Record>, NotAvai
     }
     let record = sys::domains().at(&path).register(config.registration(), or_wait)?;
     RECORD.set(Some(Arc::clone(&record)));
+    hint::begin_pace(config.polite);
     Ok(record)
 }
 

@@ -49,7 +49,7 @@ proptest! {
     #[test]
     fn a_worker_does_what_the_model_does(steps in prop::collection::vec(step(), 0..60)) {
         let agent = FakeAgent::start();
-        let worker = Worker::register(WorkerConfig::new("model").socket(agent.socket()));
+        let worker = Worker::register(WorkerConfig::new("model").socket(agent.socket()).polite());
         let seat = agent.running("model");
         let mut model = Model { running: true, ..Model::default() };
         let mut sections: Vec<Critical> = Vec::new();

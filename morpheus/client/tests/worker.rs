@@ -12,7 +12,7 @@ use morpheus_abi::{EscalationPolicy, MAX_WORKERS, RuntimeLine, WorkerState};
 use morpheus_fake_agent::{FakeAgent, Manner, eventually};
 
 fn config(agent: &FakeAgent, name: &str) -> WorkerConfig {
-    WorkerConfig::new(name).socket(agent.socket())
+    WorkerConfig::new(name).socket(agent.socket()).polite()
 }
 
 fn count(line: &RuntimeLine, cause: YieldCause) -> u32 {

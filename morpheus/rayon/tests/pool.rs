@@ -10,7 +10,7 @@ use rayon::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 fn pool(agent: &FakeAgent, threads: usize) -> ThreadPool {
-    let config = WorkerConfig::new("r").socket(agent.socket());
+    let config = WorkerConfig::new("r").socket(agent.socket()).polite();
     install_with(ThreadPoolBuilder::new().num_threads(threads), config).build().expect("threads can be started")
 }
 
@@ -84,7 +84,7 @@ fn a_job_inside_of_a_checkpoint_runs_no_further_one_inside_of_its_own() {
 #[test]
 fn a_critical_section_leaves_the_hint_pending() {
     let agent = FakeAgent::start();
-    let _worker = Worker::register(WorkerConfig::new("own").socket(agent.socket()));
+    let _worker = Worker::register(WorkerConfig::new("own").socket(agent.socket()).polite());
     let seat = agent.running("own");
     agent.raise(&seat, Reason::Waiter);
     let guard = critical();

@@ -19,7 +19,8 @@
 //!
 //! A hint asks for one of two things. A task-yield lets the runtime's other tasks run and keeps the CPU; a thread-yield
 //! gives the CPU to another thread. [`checkpoint`] does both for `WAITER` and `SLICE_END`, and the first alone for the
-//! other reasons. Nothing yields inside a [`morpheus::critical`] section.
+//! other reasons. Nothing yields inside a [`morpheus::critical`] section. A worker keeps its fair share of the CPU: a
+//! thread-yield too soon after a costly one is left out, and the task-yield alone stays (see [`morpheus::yield_for`]).
 //!
 //! | reason | `checkpoint().await` | [`checkpoint_blocking`] |
 //! | --- | --- | --- |

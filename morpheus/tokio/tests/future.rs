@@ -48,7 +48,7 @@ struct Rig {
 
 fn rig() -> Rig {
     let agent = FakeAgent::start();
-    let worker = Worker::register(WorkerConfig::new("task").socket(agent.socket()));
+    let worker = Worker::register(WorkerConfig::new("task").socket(agent.socket()).polite());
     let seat = agent.running("task");
     Rig { agent, seat, _worker: worker }
 }

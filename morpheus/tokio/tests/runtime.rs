@@ -11,7 +11,7 @@ use morpheus_tokio::{CooperativeLayer, checkpoint, install_with};
 use tokio::runtime::{Builder, Runtime};
 
 fn config(agent: &FakeAgent) -> WorkerConfig {
-    WorkerConfig::new("t").socket(agent.socket())
+    WorkerConfig::new("t").socket(agent.socket()).polite()
 }
 
 fn multi_thread(agent: &FakeAgent, workers: usize) -> Runtime {
@@ -125,10 +125,8 @@ fn a_worker_that_moved_to_a_busy_thread_registers_at_its_first_checkpoint() {
     eventually("the new thread registers", || agent.seats().len() == 2);
     let new = agent.seats().into_iter().find(|seat| seat.registration.tid != former.registration.tid).unwrap();
     assert_eq!(new.registration.name.as_str(), "t-0");
-    eventually("it takes hints", || {
-        let seq = agent.raise(&new, Reason::Waiter);
-        agent.runtime_line(&new).ack_seq == seq
-    });
+    let seq = agent.raise(&new, Reason::Waiter);
+    eventually("it takes the hint", || agent.runtime_line(&new).ack_seq == seq);
 }
 
 /// Ends a spinning task with the test, however that ends.
