@@ -2,6 +2,7 @@
 
 import gc
 import os
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -90,28 +91,30 @@ def test_two_threads_are_two_workers(agent: FakeAgent) -> None:
 
 
 def test_a_waiter_hint_lets_other_python_threads_run(agent: FakeAgent) -> None:
-    """The yield releases the GIL: a thread with a switch interval of an hour gets it."""
-    import sys
+    """The yield releases the GIL: with a switch interval of an hour nothing else between the two looks does."""
+    interval, cpus = sys.getswitchinterval(), os.sched_getaffinity(0)
 
-    ran = threading.Event()
-    begin = threading.Event()
-    interval = sys.getswitchinterval()
-    with morpheus.register("worker", polite=True, required=True):
-        other = threading.Thread(target=lambda: (begin.wait(), ran.set()))
+    def runs_at_the_checkpoint() -> bool:
+        begin, ran = threading.Event(), threading.Event()
+        other = threading.Thread(target=lambda: begin.wait() and ran.set())
         other.start()
+        agent.hint("worker", "waiter")
+        begin.set()
+        before = ran.is_set()
+        assert morpheus.checkpoint() == morpheus.Reason.WAITER
+        after = ran.is_set()
+        other.join()
+        return after and not before
+
+    with morpheus.register("worker", polite=True, required=True):
         sys.setswitchinterval(3600)
+        # Threads inherit it: on one CPU the other can only have run when this one gave way.
+        os.sched_setaffinity(0, {min(cpus)})
         try:
-            begin.set()
-
-            def hinted_and_seen() -> bool:
-                agent.hint("worker", "waiter")
-                assert morpheus.checkpoint() == morpheus.Reason.WAITER
-                return ran.is_set()
-
-            eventually("the other thread runs", hinted_and_seen)
+            eventually("the other thread runs", runs_at_the_checkpoint)
         finally:
+            os.sched_setaffinity(0, cpus)
             sys.setswitchinterval(interval)
-            other.join()
 
 
 def test_hints_stay_pending_in_critical_sections(agent: FakeAgent) -> None:
