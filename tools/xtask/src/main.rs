@@ -36,6 +36,8 @@ enum Task {
 enum Bench {
     /// The platform: deployments, ingress, image builds, `holm status`, memory
     Platform(bench::Options),
+    /// Morpheus: checkpoints, and what observing costs others (as root)
+    Morpheus(bench::morpheus::Options),
 }
 
 #[derive(Debug, Subcommand)]
@@ -49,6 +51,7 @@ fn main() -> anyhow::Result<()> {
         Task::Demo(options) => demo::run(&options),
         Task::Dist => build::dist(),
         Task::Bench(Bench::Platform(options)) => bench::platform(&options),
+        Task::Bench(Bench::Morpheus(options)) => bench::morpheus::run(&options),
         Task::Morpheus(Morpheus::Python) => {
             let outcome = morpheus::python::test()?;
             anyhow::ensure!(outcome.failed == 0, "{} of the wheel's tests failed", outcome.failed);
