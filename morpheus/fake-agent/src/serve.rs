@@ -15,7 +15,7 @@ use rustix::net::{
     AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags,
     SocketType, accept_with, bind, listen as listen_at, recv, send, sendmsg, socket_with,
 };
-use rustix::process::Uid;
+use rustix::process::{Pid, Uid};
 
 use crate::{Manner, Seat, State, put};
 
@@ -83,6 +83,7 @@ fn page(header: &PageHeader, manner: Manner) -> std::io::Result<File> {
 }
 
 fn converse(socket: &OwnedFd, state: &Arc<Mutex<State>>) -> std::io::Result<()> {
+    let peer = rustix::net::sockopt::socket_peercred(socket)?.pid;
     let mut process = None;
     loop {
         let mut bytes = [0; MAX_MESSAGE + 1];
@@ -98,7 +99,7 @@ fn converse(socket: &OwnedFd, state: &Arc<Mutex<State>>) -> std::io::Result<()> 
                 process = Some(index);
             }
             (request, process) => {
-                let answer = answer(&mut shared, request, process);
+                let answer = answer(&mut shared, peer, request, process);
                 drop(shared);
                 send(socket, &answer.encode(), SendFlags::NOSIGNAL)?;
             }
@@ -142,14 +143,14 @@ fn welcome(socket: &OwnedFd, state: &mut State, abi_version: u32) -> std::io::Re
     Ok(Some(state.pages.len() - 1))
 }
 
-fn answer(state: &mut State, request: Result<Message, DecodeError>, process: Option<usize>) -> Message {
+fn answer(state: &mut State, peer: Pid, request: Result<Message, DecodeError>, process: Option<usize>) -> Message {
     match (request, process) {
         (Err(_), _) => refuse(Refusal::Malformed),
         (Ok(Message::Register(registration)), Some(process)) => {
             if state.seats.iter().any(|seat| seat.registration.tid == registration.tid) {
                 return refuse(Refusal::AlreadyRegistered);
             }
-            if !Path::new(&format!("/proc/self/task/{}", registration.tid)).exists() {
+            if !Path::new(&format!("/proc/{}/task/{}", peer.as_raw_nonzero(), registration.tid)).exists() {
                 return refuse(Refusal::NotYourThread);
             }
             let taken = |slot: &Slot| state.seats.iter().any(|seat| seat.process == process && seat.slot == *slot);

@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use clap::{Parser, Subcommand};
-use xtask::{bench, build, demo, test};
+use xtask::{bench, build, demo, morpheus, test};
 
 /// Tools for developing Holm
 #[derive(Debug, Parser)]
@@ -22,9 +22,12 @@ enum Task {
     /// Measure, and say what is reached of what should be
     #[command(subcommand)]
     Bench(Bench),
+    /// Test the parts of Morpheus that cargo does not test
+    #[command(subcommand)]
+    Morpheus(Morpheus),
     /// Run every test, or the named stages
     Test {
-        /// Stages: format, lints, dependencies, docs, tests, end-to-end
+        /// Stages: format, lints, dependencies, docs, tests, python, end-to-end
         stages: Vec<String>,
     },
 }
@@ -33,6 +36,14 @@ enum Task {
 enum Bench {
     /// The platform: deployments, ingress, image builds, `holm status`, memory
     Platform(bench::Options),
+    /// Morpheus: checkpoints, and what observing costs others (as root)
+    Morpheus(bench::morpheus::Options),
+}
+
+#[derive(Debug, Subcommand)]
+enum Morpheus {
+    /// Build the Python wheel, install it below target/, run its tests
+    Python,
 }
 
 fn main() -> anyhow::Result<()> {
@@ -40,6 +51,12 @@ fn main() -> anyhow::Result<()> {
         Task::Demo(options) => demo::run(&options),
         Task::Dist => build::dist(),
         Task::Bench(Bench::Platform(options)) => bench::platform(&options),
+        Task::Bench(Bench::Morpheus(options)) => bench::morpheus::run(&options),
+        Task::Morpheus(Morpheus::Python) => {
+            let outcome = morpheus::python::test()?;
+            anyhow::ensure!(outcome.failed == 0, "{} of the wheel's tests failed", outcome.failed);
+            Ok(())
+        }
         Task::Test { stages } => test::run(&stages),
     }
 }

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::command::command;
 use crate::workspace::{cache, cargo, workspace};
-use crate::{debian, deny};
+use crate::{debian, deny, morpheus};
 
 /// How many checks passed and failed.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -36,7 +36,7 @@ struct Stage {
     run: fn(&Path) -> Result<Count>,
 }
 
-const STAGES: [Stage; 6] = [
+const STAGES: [Stage; 7] = [
     Stage { name: "format", run: |root| check(root, &["fmt", "--all", "--check"]) },
     Stage {
         name: "lints",
@@ -48,6 +48,7 @@ const STAGES: [Stage; 6] = [
         name: "tests",
         run: |root| tests(root, &["--workspace", "--exclude", "holm-e2e", "--exclude", "morpheus-e2e"]),
     },
+    Stage { name: "python", run: |_| python() },
     Stage {
         name: "end-to-end",
         run: |root| tests(root, &["--package", "holm-e2e", "--package", "morpheus-e2e", "--", "--test-threads=1"]),
@@ -124,6 +125,12 @@ fn tests(root: &Path, arguments: &[&str]) -> Result<Count> {
         count.failed = 1;
     }
     Ok(count)
+}
+
+/// The tests of the wheel.
+fn python() -> Result<Count> {
+    let morpheus::python::Outcome { passed, failed, .. } = morpheus::python::test()?;
+    Ok(Count { passed, failed })
 }
 
 /// The search path with Debian's registry in front, which is unpacked and not installed.

@@ -1,8 +1,9 @@
-//! `cargo xtask bench platform`: measures the figures Holm should reach, and says which it reaches on this machine.
+//! `cargo xtask bench platform` and `bench morpheus`: measure the figures Holm should reach, and say which it reaches on
+//! this machine.
 //!
 //! | module | concept |
 //! | --- | --- |
-//! | `reach` | what each figure should reach, from `bench/platform.toml` |
+//! | `reach` | what each figure should reach, from `bench/*.toml` |
 //! | `samples` | medians and the like |
 //! | `report` | the table, and the document with the raw samples |
 //! | `machine` | what was measured on |
@@ -10,6 +11,7 @@
 //! | `deploy` | our own share of deploy-to-first-byte |
 //! | `ingress` | the ingress beside HAProxy |
 //! | `image` | image builds beside umoci and mkfs.erofs |
+//! | `morpheus` | what Morpheus costs; the rest is the platform's |
 //! | `crowd` | `holm status` and the host's memory with 20 instances |
 //!
 //! What is measured runs in release builds; this program only starts it and looks on.
@@ -20,6 +22,7 @@ mod image;
 mod ingress;
 mod installation;
 mod machine;
+pub mod morpheus;
 mod reach;
 mod report;
 mod samples;
@@ -81,7 +84,7 @@ pub fn platform(options: &Options) -> Result<()> {
         let what = crowd::What { status: wanted(Figure::Status), memory: wanted(Figure::Memory) };
         measured.extend(crowd::measure(what).context("cannot measure a host with 20 instances")?);
     }
-    let report = Report::new(&reaches, machine, measured)?;
+    let report = Report::new("holm.bench-platform/1", &reaches, machine, measured)?;
     println!("\n{}", report.table());
     if let Some(file) = &options.json {
         let text = serde_json::to_string_pretty(&report.document())?;
