@@ -1,0 +1,51 @@
+//! What a capability can name, and when an object goes away.
+
+use holm_abi::ObjectType;
+
+use crate::channel::{ChannelId, End};
+use crate::event::EventId;
+use crate::memory::{ImageId, RegionId};
+use crate::thread::ThreadId;
+use crate::time::TimerId;
+use crate::unit::UnitId;
+
+/// An object as a capability names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Object {
+    /// A unit.
+    Unit(UnitId),
+    /// A thread.
+    Thread(ThreadId),
+    /// A region of memory.
+    Region(RegionId),
+    /// An end of a channel.
+    Channel(ChannelId, End),
+    /// A timer.
+    Timer(TimerId),
+    /// A subscription to events.
+    Event(EventId),
+    /// A file of the boot archive.
+    Image(ImageId),
+    /// The system itself: configuration, log, trace, topology, power. Given to the root unit at boot.
+    System,
+    /// The console.
+    Console,
+}
+
+impl Object {
+    /// Its type in the ABI.
+    #[must_use]
+    pub const fn object_type(self) -> ObjectType {
+        match self {
+            Self::Unit(_) => ObjectType::Unit,
+            Self::Thread(_) => ObjectType::Thread,
+            Self::Region(_) => ObjectType::Region,
+            Self::Channel(..) => ObjectType::Channel,
+            Self::Timer(_) => ObjectType::Timer,
+            Self::Event(_) => ObjectType::Event,
+            Self::Image(_) => ObjectType::Image,
+            Self::System => ObjectType::System,
+            Self::Console => ObjectType::Console,
+        }
+    }
+}
