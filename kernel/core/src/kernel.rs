@@ -32,9 +32,8 @@ pub struct MemoryRange {
 pub struct BootInfo {
     /// Free memory.
     pub memory: Vec<MemoryRange>,
-    /// Where the boot archive lies (its address in physical memory, in bytes), and how long it is; `None` when the loader
-    /// gave none.
-    pub archive: Option<(u64, u64)>,
+    /// The boot archive; `None` when the loader gave none.
+    pub archive: Option<&'static [u8]>,
     /// The command line, as the loader gave it.
     pub command_line: Vec<u8>,
     /// Bytes of kernel heap that objects may use in all.

@@ -63,6 +63,17 @@ pub trait FramePool {
     fn give(&mut self, frame: FrameNumber);
 }
 
+/// Nanoseconds from the time stamp counter: `((tsc - base) * multiplier) >> shift`, with a 128-bit product.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClockScale {
+    /// The counter at time zero.
+    pub base: u64,
+    /// See above.
+    pub multiplier: u64,
+    /// See above; below 64.
+    pub shift: u32,
+}
+
 /// There was no frame for a page table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NoFrames;
@@ -137,8 +148,9 @@ pub trait Machine {
     fn space_join(&mut self, lower: SpaceId, upper: SpaceId, pool: &mut dyn FramePool) -> Result<SpaceId, NoFrames>;
 
     /// Takes an address space apart and gives its page tables back; mapped frames stay their owners'. No processor runs in
-    /// it any more, or only idles with it loaded.
-    fn space_destroy(&mut self, space: SpaceId, pool: &mut dyn FramePool);
+    /// it any more, or only idles with it loaded. Works in bounded steps: false asks to be called again.
+    #[must_use]
+    fn space_destroy(&mut self, space: SpaceId, pool: &mut dyn FramePool) -> bool;
 
     /// Maps the page at `address` (a multiple of [`PAGE_SIZE`]) to `frame`, in place of what was mapped there. Stale
     /// translations of a page that was mapped before are the caller's to [`Machine::flush`].
@@ -165,6 +177,13 @@ pub trait Machine {
 
     /// Writes to the console.
     fn console_write(&mut self, bytes: &[u8]);
+
+    /// How user programs compute the monotonic clock without entering the kernel, where they can.
+    fn clock_scale(&self) -> Option<ClockScale>;
+
+    /// The longest time between an entry of the kernel and leaving it again so far, with interrupts off: in ticks of the
+    /// time stamp counter (instructions under icount), zero when it is not measured.
+    fn longest_entry(&self) -> u64;
 
     /// Random bits for identities; best effort where the processor has no source.
     fn random(&mut self) -> u64;

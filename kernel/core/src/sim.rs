@@ -6,7 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::vec::Vec;
 
 use crate::machine::{
-    CpuId, Flush, FrameNumber, FramePool, HALF, Halt, Machine, Nanos, NoFrames, PAGE_SIZE, PageRights, SpaceId,
+    ClockScale, CpuId, Flush, FrameNumber, FramePool, HALF, Halt, Machine, Nanos, NoFrames, PAGE_SIZE, PageRights,
+    SpaceId,
 };
 
 type Mappings = BTreeMap<u64, (FrameNumber, PageRights)>;
@@ -173,7 +174,7 @@ impl Machine for SimMachine {
         Ok(space)
     }
 
-    fn space_destroy(&mut self, space: SpaceId, pool: &mut dyn FramePool) {
+    fn space_destroy(&mut self, space: SpaceId, pool: &mut dyn FramePool) -> bool {
         match self.spaces.remove(&space) {
             Some(Space::Own { root, tables, .. }) => {
                 pool.give(root);
@@ -183,6 +184,7 @@ impl Machine for SimMachine {
             None => panic!("there is no address space {}", space.0),
         }
         self.cached.retain(|(_, cached, _), _| *cached != space);
+        true
     }
 
     fn map(
@@ -240,6 +242,14 @@ impl Machine for SimMachine {
 
     fn console_write(&mut self, bytes: &[u8]) {
         self.console.extend_from_slice(bytes);
+    }
+
+    fn clock_scale(&self) -> Option<ClockScale> {
+        None
+    }
+
+    fn longest_entry(&self) -> u64 {
+        0
     }
 
     fn random(&mut self) -> u64 {
