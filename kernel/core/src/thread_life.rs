@@ -1,0 +1,323 @@
+//! The life of threads: made, started, held and let go with their unit, ended.
+
+use holm_abi::Error;
+
+use crate::channel::ThreadCalls;
+use crate::deadline::Deadlines;
+use crate::event::{Source, Watchers};
+use crate::kernel::Kernel;
+use crate::machine::{CpuId, Machine, Nanos, SpaceId};
+use crate::object::Object;
+use crate::queue::Link;
+use crate::restricted::ThreadRestricted;
+use crate::sched::{Class, Params, Place, ThreadSched, attention};
+use crate::thread::{EntryKind, Registers, Thread, ThreadId, ThreadState, Vector};
+use crate::unit::{UnitId, UnitState};
+use crate::wait::Wait;
+
+/// Interrupts on, and the bit that is always set.
+const USER_FLAGS: u64 = 0x202;
+
+/// What a thread starts with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ThreadStart {
+    /// Its first instruction.
+    pub entry: u64,
+    /// Its stack pointer.
+    pub stack: u64,
+    /// `rdi`, `rsi`, `rdx`.
+    pub arguments: [u64; 3],
+    /// Where its code and data are.
+    pub space: SpaceId,
+}
+
+impl<M: Machine> Kernel<M> {
+    /// Bytes of kernel memory that a thread is charged for.
+    pub(crate) fn thread_cost(&self) -> u64 {
+        size_of::<Thread>() as u64 + Deadlines::ENTRY * self.sched.cpus.len() as u64
+    }
+
+    /// Makes a thread of `unit` that has not started. It is kept until it ended and nothing names it.
+    ///
+    /// # Errors
+    /// [`Error::Quota`] (threads or kernel memory), [`Error::NoMemory`], [`Error::Invalid`] for wrong parameters or an
+    /// affinity without a processor, [`Error::Busy`] when `RT_EDF` parameters are not admitted, [`Error::BadState`] when the
+    /// unit has ended.
+    pub(crate) fn thread_new(
+        &mut self,
+        unit: UnitId,
+        start: ThreadStart,
+        params: Params,
+        affinity: u64,
+    ) -> Result<ThreadId, Error> {
+        params.check()?;
+        let allowed = affinity & self.sched.all();
+        if allowed == 0 {
+            return Err(Error::Invalid);
+        }
+        let cost = self.thread_cost();
+        let deadlines = self.threads.len() as usize + self.timers.all.len() as usize + 1;
+        let owner = self.units.get_mut(unit).ok_or(Error::BadState)?;
+        if matches!(owner.state, UnitState::Zombie | UnitState::Failed) {
+            return Err(Error::BadState);
+        }
+        owner.quotas.threads.charge(1)?;
+        if let Err(error) = owner.quotas.kernel.charge(cost) {
+            owner.quotas.threads.refund(1);
+            return Err(error);
+        }
+        let made = self.make_thread(unit, start, params, allowed, deadlines);
+        let Some(owner) = self.units.get_mut(unit) else { return made };
+        match made {
+            Ok(thread) => {
+                owner.threads.push(&mut self.threads, thread);
+                owner.references += 1;
+            }
+            Err(_) => {
+                owner.quotas.threads.refund(1);
+                owner.quotas.kernel.refund(cost);
+            }
+        }
+        made
+    }
+
+    fn make_thread(
+        &mut self,
+        unit: UnitId,
+        start: ThreadStart,
+        params: Params,
+        affinity: u64,
+        deadlines: usize,
+    ) -> Result<ThreadId, Error> {
+        for cpu in &mut self.sched.cpus {
+            cpu.deadlines.reserve(deadlines).map_err(|_| Error::NoMemory)?;
+        }
+        // New threads begin here when they may: their stack and arguments are in this processor's caches.
+        let here = self.sched.here;
+        let mut cpu = if affinity & crate::sched::bit(here) != 0 { here } else { CpuId(affinity.trailing_zeros()) };
+        let mut share = 0;
+        if params.class == Class::Edf {
+            (cpu, share) = self.sched.admit(&params, affinity, cpu)?;
+        }
+        let owner = self.units.get_mut(unit).ok_or(Error::BadState)?;
+        let number = owner.threads_made;
+        owner.threads_made = number.wrapping_add(1);
+        let mut sched = ThreadSched::new(params, affinity, cpu);
+        sched.reservation.density = share;
+        let registers = Registers {
+            rip: start.entry,
+            rsp: start.stack,
+            rdi: start.arguments[0],
+            rsi: start.arguments[1],
+            rdx: start.arguments[2],
+            rflags: USER_FLAGS,
+            ..Registers::default()
+        };
+        let thread = Thread {
+            registers,
+            vector: Vector::default(),
+            entry: EntryKind::Interrupt,
+            unit,
+            state: ThreadState::Created,
+            wait: Wait::Nothing,
+            deadline: Nanos::NEVER,
+            wait_link: Link::default(),
+            run_link: Link::default(),
+            unit_link: Link::default(),
+            space: start.space,
+            sched,
+            calls: ThreadCalls::default(),
+            restricted: ThreadRestricted::default(),
+            watchers: Watchers::default(),
+            references: 1,
+            number,
+            exit_code: 0,
+        };
+        self.threads.insert(thread).map_err(|_| {
+            self.sched.dismiss(cpu, share);
+            Error::NoMemory
+        })
+    }
+
+    /// Starts a thread that was made. In a unit that is stopped it waits for the unit.
+    ///
+    /// # Errors
+    /// [`Error::BadState`] when it was started before.
+    pub(crate) fn thread_start(&mut self, thread: ThreadId) -> Result<(), Error> {
+        let entry = self.threads.get_mut(thread).ok_or(Error::BadState)?;
+        if entry.state != ThreadState::Created {
+            return Err(Error::BadState);
+        }
+        let stopped = self.units.get(entry.unit).is_some_and(|unit| unit.state == UnitState::Stopped);
+        entry.state = ThreadState::Ready;
+        entry.sched.held = stopped;
+        self.sched_woken(thread);
+        Ok(())
+    }
+
+    /// Ends a thread wherever it is, but on another processor: that one is told, and ends it when it next enters the kernel.
+    /// Says whether it is ended already.
+    pub(crate) fn thread_kill(&mut self, thread: ThreadId, code: i64) -> bool {
+        let here = self.sched.here;
+        let Some(entry) = self.threads.get_mut(thread) else { return true };
+        if entry.sched.place == Place::Running && entry.sched.cpu != here {
+            entry.sched.doomed = Some(code);
+            let cpu = entry.sched.cpu;
+            self.attend(cpu, attention::CHOOSE);
+            return false;
+        }
+        self.thread_end(thread, code);
+        true
+    }
+
+    /// Ends a thread that does not run on another processor: takes it out of whatever it waits for, tells who watches it, and
+    /// lets its unit end with its last thread. Nothing happens when it has ended.
+    pub(crate) fn thread_end(&mut self, thread: ThreadId, code: i64) {
+        let Some(entry) = self.threads.get_mut(thread) else { return };
+        if entry.state == ThreadState::Ended {
+            return;
+        }
+        if entry.state == ThreadState::Blocked {
+            self.leave_wait(thread);
+        }
+        self.sched_remove(thread);
+        self.calls_abandon(thread);
+        let Some(entry) = self.threads.get_mut(thread) else { return };
+        entry.state = ThreadState::Ended;
+        entry.wait = Wait::Nothing;
+        entry.exit_code = code;
+        let unit = entry.unit;
+        let mut last = false;
+        let stats = entry.sched.stats;
+        if let Some(owner) = self.units.get_mut(unit) {
+            owner.threads.remove(&mut self.threads, thread);
+            owner.quotas.threads.refund(1);
+            owner.sched.stats.add_ended(&stats);
+            last = owner.threads.is_empty();
+        }
+        self.raise(Source::Thread(thread), holm_events::EXIT, code as u64, 0);
+        if last {
+            self.unit_threads_gone(unit, code);
+        }
+        self.release(Object::Thread(thread));
+    }
+
+    /// Nothing names an ended thread any more.
+    pub(crate) fn thread_released(&mut self, thread: ThreadId) {
+        let cost = self.thread_cost();
+        // A thread that was never started ends with the last handle to it.
+        if self.threads.get(thread).is_some_and(|entry| entry.state != ThreadState::Ended) {
+            return;
+        }
+        self.watchers_gone(Source::Thread(thread));
+        let Some(entry) = self.threads.remove(thread) else { return };
+        if let Some(owner) = self.units.get_mut(entry.unit) {
+            owner.quotas.kernel.refund(cost);
+        }
+        self.release(Object::Unit(entry.unit));
+    }
+
+    /// Keeps a thread from running until [`Kernel::thread_let_go`]; what it waits for may happen meanwhile.
+    pub(crate) fn thread_hold(&mut self, thread: ThreadId) {
+        let Some(entry) = self.threads.get_mut(thread) else { return };
+        entry.sched.held = true;
+        match entry.state {
+            ThreadState::Running => {
+                let cpu = entry.sched.cpu;
+                self.attend(cpu, attention::CHOOSE);
+            }
+            ThreadState::Ready => {
+                self.lift(thread);
+                let Some(entry) = self.threads.get_mut(thread) else { return };
+                entry.state = ThreadState::Blocked;
+                entry.wait = Wait::Stopped;
+                entry.sched.place = Place::Nowhere;
+            }
+            ThreadState::Created | ThreadState::Blocked | ThreadState::Ended => {}
+        }
+    }
+
+    /// Lets a held thread go on.
+    pub(crate) fn thread_let_go(&mut self, thread: ThreadId) {
+        let Some(entry) = self.threads.get_mut(thread) else { return };
+        entry.sched.held = false;
+        if entry.state == ThreadState::Blocked && entry.wait == Wait::Stopped {
+            self.wake_with_registers(thread);
+        }
+    }
+
+    /// Sets class and parameters. An `RT_EDF` thread is admitted anew, to another processor where that is needed.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for parameters out of range; [`Error::Busy`] when no processor can admit it: nothing changed.
+    pub(crate) fn thread_set_params(&mut self, thread: ThreadId, params: Params) -> Result<(), Error> {
+        params.check()?;
+        let affinity = self.threads.get(thread).ok_or(Error::BadState)?.sched.affinity;
+        self.resettle(thread, params, affinity)
+    }
+
+    /// Sets the processors that a thread may run on; those that do not exist are ignored.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when none is left; [`Error::Busy`] when the thread is `RT_EDF` and none of them admits it.
+    pub(crate) fn thread_set_affinity(&mut self, thread: ThreadId, affinity: u64) -> Result<(), Error> {
+        let allowed = affinity & self.sched.all();
+        if allowed == 0 {
+            return Err(Error::Invalid);
+        }
+        let params = self.threads.get(thread).ok_or(Error::BadState)?.sched.params;
+        self.resettle(thread, params, allowed)
+    }
+
+    fn resettle(&mut self, thread: ThreadId, params: Params, affinity: u64) -> Result<(), Error> {
+        let now = self.clock();
+        let entry = self.threads.get(thread).ok_or(Error::BadState)?;
+        if entry.state == ThreadState::Ended {
+            return Err(Error::BadState);
+        }
+        let (home, old) = (entry.sched.cpu, entry.sched.reservation.density);
+        let mut settled = (home, 0);
+        if params.class == Class::Edf {
+            self.sched.dismiss(home, old);
+            match self.sched.admit(&params, affinity, home) {
+                Ok(found) => settled = found,
+                Err(error) => {
+                    self.sched.readmit(home, old);
+                    return Err(error);
+                }
+            }
+        } else {
+            self.sched.dismiss(home, old);
+        }
+        let place = self.lift(thread);
+        let (cpu, density) = settled;
+        let Some(entry) = self.threads.get_mut(thread) else { return Err(Error::BadState) };
+        let state = &mut entry.sched;
+        let same = state.params == params && old != 0;
+        state.params = params;
+        state.affinity = affinity;
+        state.reservation.density = density;
+        if params.class == Class::Edf && !same {
+            state.reservation.budget = params.budget.0;
+            state.reservation.deadline = now.after(params.deadline);
+            state.reservation.job = state.reservation.deadline;
+        }
+        let moves = if place == Place::Running { None } else { Some(cpu).filter(|cpu| *cpu != home) };
+        let bound = affinity & crate::sched::bit(home) == 0;
+        if let Some(cpu) = moves {
+            self.rebase(thread, cpu);
+        } else if place != Place::Running && bound {
+            self.rebase(thread, CpuId(affinity.trailing_zeros()));
+        }
+        self.renew_effective(thread);
+        if let Some(entry) = self.threads.get_mut(thread)
+            && place == Place::Running
+            && density != 0
+            && cpu != home
+        {
+            entry.sched.moves_to = Some(cpu);
+        }
+        self.put_back(thread, place);
+        Ok(())
+    }
+}
