@@ -1,6 +1,6 @@
 //! The life of threads: made, started, held and let go with their unit, ended.
 
-use holm_abi::Error;
+use holm_abi::{Error, EventMask, ExitReason};
 
 use crate::channel::ThreadCalls;
 use crate::deadline::Deadlines;
@@ -29,6 +29,14 @@ pub struct ThreadStart {
     pub arguments: [u64; 3],
     /// Where its code and data are.
     pub space: SpaceId,
+}
+
+/// The event that tells of an end.
+pub(crate) const fn how_it_ended(reason: ExitReason) -> EventMask {
+    match reason {
+        ExitReason::None | ExitReason::Exited | ExitReason::Stopped => EventMask::EXIT,
+        _ => EventMask::CRASH,
+    }
 }
 
 impl<M: Machine> Kernel<M> {
@@ -132,6 +140,9 @@ impl<M: Machine> Kernel<M> {
             references: 1,
             number,
             exit_code: 0,
+            exit_reason: ExitReason::None,
+            main: false,
+            syscalls: 0,
         };
         self.threads.insert(thread).map_err(|_| {
             self.sched.dismiss(cpu, share);
@@ -157,22 +168,22 @@ impl<M: Machine> Kernel<M> {
 
     /// Ends a thread wherever it is, but on another processor: that one is told, and ends it when it next enters the kernel.
     /// Says whether it is ended already.
-    pub(crate) fn thread_kill(&mut self, thread: ThreadId, code: i64) -> bool {
+    pub(crate) fn thread_stop(&mut self, thread: ThreadId, code: i64, reason: ExitReason) -> bool {
         let here = self.sched.here;
         let Some(entry) = self.threads.get_mut(thread) else { return true };
         if entry.sched.place == Place::Running && entry.sched.cpu != here {
-            entry.sched.doomed = Some(code);
+            entry.sched.doomed = Some((code, reason));
             let cpu = entry.sched.cpu;
             self.attend(cpu, attention::CHOOSE);
             return false;
         }
-        self.thread_end(thread, code);
+        self.thread_end(thread, code, reason);
         true
     }
 
     /// Ends a thread that does not run on another processor: takes it out of whatever it waits for, tells who watches it, and
     /// lets its unit end with its last thread. Nothing happens when it has ended.
-    pub(crate) fn thread_end(&mut self, thread: ThreadId, code: i64) {
+    pub(crate) fn thread_end(&mut self, thread: ThreadId, code: i64, reason: ExitReason) {
         let Some(entry) = self.threads.get_mut(thread) else { return };
         if entry.state == ThreadState::Ended {
             return;
@@ -186,18 +197,21 @@ impl<M: Machine> Kernel<M> {
         entry.state = ThreadState::Ended;
         entry.wait = Wait::Nothing;
         entry.exit_code = code;
+        entry.exit_reason = reason;
+        let main = entry.main;
         let unit = entry.unit;
         let mut last = false;
         let stats = entry.sched.stats;
         if let Some(owner) = self.units.get_mut(unit) {
             owner.threads.remove(&mut self.threads, thread);
             owner.quotas.threads.refund(1);
-            owner.sched.stats.add_ended(&stats);
+            owner.sched.ended.add(&stats);
             last = owner.threads.is_empty();
         }
-        self.raise(Source::Thread(thread), holm_events::EXIT, code as u64, 0);
-        if last {
-            self.unit_threads_gone(unit, code);
+        self.trace_thread(thread);
+        self.raise(Source::Thread(thread), how_it_ended(reason), code as u64, reason as u64);
+        if last || main {
+            self.unit_threads_gone(unit, code, reason);
         }
         self.release(Object::Thread(thread));
     }

@@ -131,6 +131,16 @@ impl Sched {
         Ok((cpu, share))
     }
 
+    /// Takes back what [`Sched::dismiss`] gave up a moment ago.
+    pub(crate) fn readmit(&mut self, cpu: CpuId, share: u64) {
+        if share != 0
+            && let Some(entry) = self.cpu_mut(cpu)
+        {
+            entry.admitted += share;
+            entry.admitted_threads += 1;
+        }
+    }
+
     /// Gives back what a thread was admitted with.
     pub(crate) fn dismiss(&mut self, cpu: CpuId, share: u64) {
         if share == 0 {

@@ -66,6 +66,22 @@ impl<M: Machine> Kernel<M> {
         true
     }
 
+    /// A thread's own parameters changed: its rank is the best of them and its callers'.
+    pub(crate) fn renew_effective(&mut self, thread: ThreadId) {
+        let mut best = self.own(thread);
+        for caller in self.callers_of(thread).take(LOOK_CALLERS) {
+            if let Some(lent) = self.lent_by(thread, caller)
+                && lent.rank() > best.rank()
+            {
+                best = lent;
+            }
+        }
+        if let Some(state) = self.threads.get_mut(thread) {
+            let state = &mut state.sched;
+            (state.class, state.priority, state.due, state.donor) = (best.class, best.priority, best.due, best.donor);
+        }
+    }
+
     fn own(&self, thread: ThreadId) -> Effective {
         match self.threads.get(thread).map(|thread| &thread.sched) {
             Some(own) => Effective {

@@ -21,6 +21,8 @@ pub(crate) mod switch;
 
 use alloc::vec::Vec;
 
+use holm_abi::ExitReason;
+
 use crate::arena::Full;
 use crate::deadline::{DeadlinePlace, Deadlines};
 use crate::machine::{CpuId, Nanos};
@@ -61,6 +63,47 @@ pub struct Stats {
     pub throttles: u64,
     /// The most that a job was late, in nanoseconds.
     pub max_lateness: u64,
+    /// The longest it was ready and not on a processor, in nanoseconds.
+    pub max_wait: u64,
+    /// Times it gave the processor up by itself.
+    pub voluntary: u64,
+    /// Jobs of `RT_EDF` that began.
+    pub periods: u64,
+    /// Nanoseconds that others ran on its reservation.
+    pub donated: u64,
+}
+
+impl Stats {
+    const NONE: Self = Self {
+        run: 0,
+        wait: 0,
+        switches: 0,
+        preemptions: 0,
+        migrations: 0,
+        misses: 0,
+        throttles: 0,
+        max_lateness: 0,
+        max_wait: 0,
+        voluntary: 0,
+        periods: 0,
+        donated: 0,
+    };
+
+    /// Adds what is counted of another thread.
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.run += other.run;
+        self.wait += other.wait;
+        self.switches += other.switches;
+        self.preemptions += other.preemptions;
+        self.migrations += other.migrations;
+        self.misses += other.misses;
+        self.throttles += other.throttles;
+        self.max_lateness = self.max_lateness.max(other.max_lateness);
+        self.max_wait = self.max_wait.max(other.max_wait);
+        self.voluntary += other.voluntary;
+        self.periods += other.periods;
+        self.donated += other.donated;
+    }
 }
 
 /// Where a thread stands with the scheduler.
@@ -111,7 +154,9 @@ pub struct ThreadSched {
     /// It is held because its unit is stopped: waking lets it wait on.
     pub(crate) held: bool,
     /// It is to end with this code as soon as its processor enters the kernel.
-    pub(crate) doomed: Option<i64>,
+    pub(crate) doomed: Option<(i64, ExitReason)>,
+    /// The processor that admitted it while it ran on another one.
+    pub(crate) moves_to: Option<CpuId>,
 }
 
 impl ThreadSched {
@@ -121,16 +166,7 @@ impl ThreadSched {
         Self {
             params,
             affinity,
-            stats: Stats {
-                run: 0,
-                wait: 0,
-                switches: 0,
-                preemptions: 0,
-                migrations: 0,
-                misses: 0,
-                throttles: 0,
-                max_lateness: 0,
-            },
+            stats: Stats::NONE,
             class: params.class,
             priority: params.priority,
             due: Nanos::NEVER,
@@ -144,6 +180,7 @@ impl ThreadSched {
             deadline_place: None,
             held: false,
             doomed: None,
+            moves_to: None,
         }
     }
 
@@ -179,8 +216,12 @@ pub(crate) struct Rank {
 pub struct UnitSched {
     /// What new threads start with.
     pub params: Params,
-    /// What its threads used together, including those that ended.
+    /// What its threads used together, including those that ended: run time and switches.
     pub stats: Stats,
+    /// What is counted of its threads that ended.
+    pub ended: Stats,
+    /// System calls of its threads, up to their last charge.
+    pub syscalls: u64,
 }
 
 /// What a processor is to do before it leaves the kernel.
@@ -230,6 +271,8 @@ pub struct Cpu {
     pub(crate) idle: u64,
     /// Threads put on it.
     pub(crate) switches: u64,
+    /// System calls on it.
+    pub(crate) syscalls: u64,
     /// Entries of the kernel by its timer.
     pub(crate) timer_entries: u64,
     /// Entries of the kernel by a kick.
@@ -258,6 +301,7 @@ impl Cpu {
             idle_since: Nanos(0),
             idle: 0,
             switches: 0,
+            syscalls: 0,
             timer_entries: 0,
             kick_entries: 0,
         }

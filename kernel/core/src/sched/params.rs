@@ -20,13 +20,15 @@ pub enum Class {
 }
 
 /// The weight of a thread that asks for none.
-pub const DEFAULT_WEIGHT: u32 = 100;
+pub const DEFAULT_WEIGHT: u32 = holm_abi::limits::DEFAULT_WEIGHT as u32;
 /// The greatest weight.
-pub const MAX_WEIGHT: u32 = 10_000;
+pub const MAX_WEIGHT: u32 = holm_abi::limits::MAX_WEIGHT as u32;
 /// The shortest budget of `RT_EDF`: shorter ones would be spent on switching.
-pub const MIN_BUDGET: Nanos = Nanos(10_000);
+pub const MIN_BUDGET: Nanos = Nanos(1_000);
+/// The shortest period of `RT_EDF`.
+pub const MIN_PERIOD: Nanos = Nanos(holm_abi::limits::MIN_PERIOD);
 /// The longest period of `RT_EDF`.
-pub const MAX_PERIOD: Nanos = Nanos(60_000_000_000);
+pub const MAX_PERIOD: Nanos = Nanos(holm_abi::limits::MAX_PERIOD);
 
 /// A class with its parameters; those of other classes are kept and have no effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,7 +89,7 @@ impl Params {
     ///
     /// # Errors
     /// [`Error::Invalid`] when the parameters of the class are out of range: priority above 31, weight 0 or above 10,000,
-    /// or not 10 µs <= budget <= deadline <= period <= 60 s.
+    /// or not 1 µs <= budget <= deadline <= period, the period within its limits.
     pub fn check(&self) -> Result<(), Error> {
         let good = match self.class {
             Class::Background => true,
@@ -97,7 +99,7 @@ impl Params {
                 self.budget >= MIN_BUDGET
                     && self.budget <= self.deadline
                     && self.deadline <= self.period
-                    && self.period <= MAX_PERIOD
+                    && (MIN_PERIOD..=MAX_PERIOD).contains(&self.period)
             }
         };
         if good { Ok(()) } else { Err(Error::Invalid) }

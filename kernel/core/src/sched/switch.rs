@@ -62,6 +62,7 @@ impl<M: Machine> Kernel<M> {
         state.since = now;
         state.stats.run += ran;
         let unit = thread.unit;
+        let syscalls = core::mem::take(&mut thread.syscalls);
         match state.class {
             Class::BestEffort => {
                 let time = state.virtual_time.wrapping_add(fair::virtual_time(ran, state.params.weight));
@@ -82,12 +83,14 @@ impl<M: Machine> Kernel<M> {
         }
         if let Some(unit) = self.units.get_mut(unit) {
             unit.sched.stats.run += ran;
+            unit.sched.syscalls += u64::from(syscalls);
         }
     }
 
     fn charge_donor(&mut self, cpu: CpuId, server: ThreadId, donor: ThreadId, ran: u64, now: Nanos) {
         let Some(lender) = self.threads.get_mut(donor) else { return };
         let lender = &mut lender.sched;
+        lender.stats.donated += ran;
         if lender.params.class != Class::Edf || lender.reservation.spend(ran) == Spent::Within {
             return;
         }
@@ -127,10 +130,10 @@ impl<M: Machine> Kernel<M> {
         let current = entry.current.take()?;
         let (turn_over, yielded) = (entry.turn_over, entry.yielded);
         let thread = self.threads.get_mut(current)?;
-        if let Some(code) = thread.sched.doomed {
+        if let Some((code, reason)) = thread.sched.doomed {
             thread.state = ThreadState::Ready;
             thread.sched.place = Place::Nowhere;
-            self.thread_end(current, code);
+            self.thread_end(current, code, reason);
             return None;
         }
         if thread.sched.held {
@@ -150,7 +153,9 @@ impl<M: Machine> Kernel<M> {
         {
             thread.sched.stats.throttles += 1;
         }
-        if !thread.sched.allows(cpu) && thread.sched.class != Class::Edf {
+        if let Some(home) = thread.sched.moves_to.take() {
+            self.rebase(current, home);
+        } else if !thread.sched.allows(cpu) && thread.sched.class != Class::Edf {
             let allowed = thread.sched.affinity & self.sched.all();
             if allowed != 0 {
                 self.rebase(current, CpuId(allowed.trailing_zeros()));
@@ -198,6 +203,7 @@ impl<M: Machine> Kernel<M> {
             state.sched.cpu = cpu;
             if down != Some(thread) {
                 state.sched.stats.wait += waited;
+                state.sched.stats.max_wait = state.sched.stats.max_wait.max(waited);
                 state.sched.stats.switches += 1;
                 entry.switches += 1;
             }
@@ -215,6 +221,7 @@ impl<M: Machine> Kernel<M> {
             && state.sched.place == Place::Queued
         {
             state.sched.stats.preemptions += u64::from(!yielded);
+            state.sched.stats.voluntary += u64::from(yielded);
             let (rank, affinity, at) = (state.sched.rank(), state.sched.affinity, state.sched.cpu);
             if at != cpu {
                 self.announce(down);
@@ -286,6 +293,7 @@ impl<M: Machine> Kernel<M> {
             }
             if let Some(state) = self.threads.get_mut(thread) {
                 state.sched.place = Place::Nowhere;
+                state.sched.stats.voluntary += 1;
                 if state.sched.params.class == Class::Edf {
                     note_job(&mut state.sched, now);
                 }
@@ -358,6 +366,7 @@ impl<M: Machine> Kernel<M> {
         state.sched.since = now;
         if state.sched.params.class == Class::Edf {
             state.sched.reservation.release(&state.sched.params, now);
+            state.sched.stats.periods += 1;
         }
         if place.is_some() {
             self.clear_deadline(place);
