@@ -1,0 +1,1 @@
+//! Writes the C header and the reference page from the table.
