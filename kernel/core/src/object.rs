@@ -71,7 +71,9 @@ impl Object {
             Self::Timer(id) => id.number(),
             Self::Event(id) => id.number(),
             Self::Image(id) => id.number(),
-            Self::System | Self::Console => 0,
+            Self::Space(id) => id.number(),
+            Self::Trace(id) => id.number(),
+            Self::Archive | Self::System | Self::Console => 0,
         }
     }
 }
