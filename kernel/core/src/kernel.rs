@@ -4,11 +4,13 @@ use alloc::vec::Vec;
 
 use holm_abi::Error;
 
-use crate::arena::Arena;
+use crate::arena::{Arena, Full};
 use crate::caller::Caller;
 use crate::cap::Capabilities;
 use crate::channel::Channel;
-use crate::event::Subscription;
+use crate::config::Config;
+use crate::console::Console;
+use crate::event::Events;
 use crate::machine::{CpuId, FrameNumber, Halt, Machine, Nanos, SpaceId};
 use crate::memory::{Frames, Image, Region};
 use crate::sched::Sched;
@@ -82,17 +84,44 @@ pub struct Kernel<M> {
     pub(crate) threads: Arena<Thread>,
     pub(crate) regions: Arena<Region>,
     pub(crate) channels: Arena<Channel>,
-    pub(crate) subscriptions: Arena<Subscription>,
+    pub(crate) events: Events,
     pub(crate) images: Arena<Image>,
     pub(crate) caps: Capabilities,
     pub(crate) frames: Frames,
     pub(crate) sched: Sched,
     pub(crate) timers: Timers,
     pub(crate) trace: Trace,
+    pub(crate) console: Console,
+    pub(crate) config: Config,
     pub(crate) halt: Option<Halt>,
 }
 
 impl<M: Machine> Kernel<M> {
+    /// A kernel without objects over `machine`.
+    ///
+    /// # Errors
+    /// [`Full`] when there is no memory for run queues and trace.
+    pub(crate) fn empty(machine: M) -> Result<Self, Full> {
+        let cpus = machine.cpus();
+        Ok(Self {
+            units: Arena::default(),
+            threads: Arena::default(),
+            regions: Arena::default(),
+            channels: Arena::default(),
+            images: Arena::default(),
+            caps: Capabilities::default(),
+            events: Events::default(),
+            frames: Frames::default(),
+            sched: Sched::new(cpus)?,
+            timers: Timers::default(),
+            trace: Trace::new(cpus.clamp(1, crate::sched::MAX_CPUS))?,
+            console: Console::default(),
+            config: Config::default(),
+            halt: None,
+            machine,
+        })
+    }
+
     /// The machine below.
     pub const fn machine(&mut self) -> &mut M {
         &mut self.machine
@@ -145,25 +174,26 @@ impl<M: Machine> Kernel<M> {
         if entry.state != ThreadState::Blocked {
             return;
         }
+        let slept = entry.wait == Wait::Time && error == Error::TimedOut;
+        self.leave_wait(thread);
+        // Sleeping until a time is what `Time` asked for: it ends well.
+        self.wake(thread, if slept { Ok(0) } else { Err(error) });
+    }
+
+    /// Takes a blocked thread out of its object's queue and undoes what the wait holds.
+    pub(crate) fn leave_wait(&mut self, thread: ThreadId) {
+        let Some(entry) = self.threads.get(thread) else { return };
         match entry.wait {
             Wait::Channel(wait) => self.channel_give_up(thread, wait),
             Wait::Event(wait) => self.event_give_up(thread, wait),
             Wait::Memory(wait) => self.memory_give_up(thread, wait),
-            Wait::Nothing | Wait::Time | Wait::Console | Wait::Stopped => {}
+            Wait::Console(_) => self.console_give_up(thread),
+            Wait::Nothing | Wait::Time | Wait::Stopped => {}
         }
-        // Sleeping until a time is what `Time` asked for: it ends well.
-        let slept =
-            matches!(self.threads.get(thread).map(|entry| entry.wait), Some(Wait::Time)) && error == Error::TimedOut;
-        self.wake(thread, if slept { Ok(0) } else { Err(error) });
     }
 
-    /// The processor that runs the caller.
+    /// The time.
     pub(crate) fn now(&self) -> Nanos {
         self.machine.now()
-    }
-
-    /// Kicks a processor so that it looks at its run queue.
-    pub(crate) fn reschedule(&mut self, cpu: CpuId) {
-        self.machine.kick(cpu);
     }
 }

@@ -9,6 +9,7 @@ use crate::kernel::Kernel;
 use crate::machine::{CpuId, Machine, Nanos, SpaceId};
 use crate::object::Object;
 use crate::queue::Link;
+use crate::quota::Resource;
 use crate::restricted::ThreadRestricted;
 use crate::sched::{Class, Params, Place, ThreadSched, attention};
 use crate::thread::{EntryKind, Registers, Thread, ThreadId, ThreadState, Vector};
@@ -65,25 +66,26 @@ impl<M: Machine> Kernel<M> {
         }
         let cost = self.thread_cost();
         let deadlines = self.threads.len() as usize + self.timers.all.len() as usize + 1;
-        let owner = self.units.get_mut(unit).ok_or(Error::BadState)?;
-        if matches!(owner.state, UnitState::Zombie | UnitState::Failed) {
+        let owner = self.units.get(unit).ok_or(Error::BadState)?;
+        if !matches!(owner.state, UnitState::Created | UnitState::Running) {
             return Err(Error::BadState);
         }
-        owner.quotas.threads.charge(1)?;
-        if let Err(error) = owner.quotas.kernel.charge(cost) {
-            owner.quotas.threads.refund(1);
+        self.charge(unit, Resource::Threads, 1)?;
+        if let Err(error) = self.charge(unit, Resource::Kernel, cost) {
+            self.refund(unit, Resource::Threads, 1);
             return Err(error);
         }
         let made = self.make_thread(unit, start, params, allowed, deadlines);
-        let Some(owner) = self.units.get_mut(unit) else { return made };
         match made {
             Ok(thread) => {
-                owner.threads.push(&mut self.threads, thread);
-                owner.references += 1;
+                if let Some(owner) = self.units.get_mut(unit) {
+                    owner.threads.push(&mut self.threads, thread);
+                    owner.references += 1;
+                }
             }
             Err(_) => {
-                owner.quotas.threads.refund(1);
-                owner.quotas.kernel.refund(cost);
+                self.refund(unit, Resource::Threads, 1);
+                self.refund(unit, Resource::Kernel, cost);
             }
         }
         made
@@ -150,7 +152,7 @@ impl<M: Machine> Kernel<M> {
         })
     }
 
-    /// Starts a thread that was made. In a unit that is stopped it waits for the unit.
+    /// Starts a thread that was made.
     ///
     /// # Errors
     /// [`Error::BadState`] when it was started before.
@@ -159,9 +161,7 @@ impl<M: Machine> Kernel<M> {
         if entry.state != ThreadState::Created {
             return Err(Error::BadState);
         }
-        let stopped = self.units.get(entry.unit).is_some_and(|unit| unit.state == UnitState::Stopped);
         entry.state = ThreadState::Ready;
-        entry.sched.held = stopped;
         self.sched_woken(thread);
         Ok(())
     }
@@ -204,15 +204,28 @@ impl<M: Machine> Kernel<M> {
         let stats = entry.sched.stats;
         if let Some(owner) = self.units.get_mut(unit) {
             owner.threads.remove(&mut self.threads, thread);
-            owner.quotas.threads.refund(1);
             owner.sched.ended.add(&stats);
             last = owner.threads.is_empty();
         }
+        self.refund(unit, Resource::Threads, 1);
         self.trace_thread(thread);
         self.raise(Source::Thread(thread), how_it_ended(reason), code as u64, reason as u64);
         if last || main {
             self.unit_threads_gone(unit, code, reason);
         }
+        self.release(Object::Thread(thread));
+    }
+
+    /// Takes back a thread that was made and has never run: nobody is told.
+    pub(crate) fn thread_end_unnoticed(&mut self, thread: ThreadId) {
+        self.sched_remove(thread);
+        let Some(entry) = self.threads.get_mut(thread) else { return };
+        entry.state = ThreadState::Ended;
+        let unit = entry.unit;
+        if let Some(owner) = self.units.get_mut(unit) {
+            owner.threads.remove(&mut self.threads, thread);
+        }
+        self.refund(unit, Resource::Threads, 1);
         self.release(Object::Thread(thread));
     }
 
@@ -225,9 +238,7 @@ impl<M: Machine> Kernel<M> {
         }
         self.watchers_gone(Source::Thread(thread));
         let Some(entry) = self.threads.remove(thread) else { return };
-        if let Some(owner) = self.units.get_mut(entry.unit) {
-            owner.quotas.kernel.refund(cost);
-        }
+        self.refund(entry.unit, Resource::Kernel, cost);
         self.release(Object::Unit(entry.unit));
     }
 
@@ -267,7 +278,17 @@ impl<M: Machine> Kernel<M> {
     pub(crate) fn thread_set_params(&mut self, thread: ThreadId, params: Params) -> Result<(), Error> {
         params.check()?;
         let affinity = self.threads.get(thread).ok_or(Error::BadState)?.sched.affinity;
-        self.resettle(thread, params, affinity)
+        self.resettle(thread, params, affinity, affinity)
+    }
+
+    /// As [`Kernel::thread_set_params`], for `RT_EDF` on one processor.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) fn thread_settle_on(&mut self, thread: ThreadId, params: Params, cpu: CpuId) -> Result<(), Error> {
+        params.check()?;
+        let affinity = self.threads.get(thread).ok_or(Error::BadState)?.sched.affinity;
+        self.resettle(thread, params, affinity, crate::sched::bit(cpu))
     }
 
     /// Sets the processors that a thread may run on; those that do not exist are ignored.
@@ -280,10 +301,10 @@ impl<M: Machine> Kernel<M> {
             return Err(Error::Invalid);
         }
         let params = self.threads.get(thread).ok_or(Error::BadState)?.sched.params;
-        self.resettle(thread, params, allowed)
+        self.resettle(thread, params, allowed, allowed)
     }
 
-    fn resettle(&mut self, thread: ThreadId, params: Params, affinity: u64) -> Result<(), Error> {
+    fn resettle(&mut self, thread: ThreadId, params: Params, affinity: u64, admit_on: u64) -> Result<(), Error> {
         let now = self.clock();
         let entry = self.threads.get(thread).ok_or(Error::BadState)?;
         if entry.state == ThreadState::Ended {
@@ -293,7 +314,7 @@ impl<M: Machine> Kernel<M> {
         let mut settled = (home, 0);
         if params.class == Class::Edf {
             self.sched.dismiss(home, old);
-            match self.sched.admit(&params, affinity, home) {
+            match self.sched.admit(&params, admit_on, home) {
                 Ok(found) => settled = found,
                 Err(error) => {
                     self.sched.readmit(home, old);

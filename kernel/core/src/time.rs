@@ -11,7 +11,8 @@ use crate::caller::Caller;
 use crate::deadline::{DeadlinePlace, Deadlines, Due};
 use crate::event::{Source, Watchers};
 use crate::kernel::Kernel;
-use crate::machine::{Machine, Nanos};
+use crate::machine::{CpuId, Machine, Nanos};
+use crate::quota::Resource;
 use crate::unit::UnitId;
 
 /// Names a timer.
@@ -74,7 +75,7 @@ impl<M: Machine> Kernel<M> {
             cpu.deadlines.reserve(total).map_err(|_| Error::NoMemory)?;
         }
         let cost = self.timer_cost();
-        self.units.get_mut(unit).ok_or(Error::BadState)?.quotas.kernel.charge(cost)?;
+        self.charge(unit, Resource::Kernel, cost)?;
         let timer = Timer {
             clock,
             relative,
@@ -88,9 +89,7 @@ impl<M: Machine> Kernel<M> {
             place: None,
         };
         self.timers.all.insert(timer).map_err(|_| {
-            if let Some(unit) = self.units.get_mut(unit) {
-                unit.quotas.kernel.refund(cost);
-            }
+            self.refund(unit, Resource::Kernel, cost);
             Error::NoMemory
         })
     }
@@ -158,11 +157,20 @@ impl<M: Machine> Kernel<M> {
         let cost = self.timer_cost();
         self.timer_stop(timer);
         self.watchers_gone(Source::Timer(timer));
-        if let Some(entry) = self.timers.all.remove(timer)
-            && let Some(unit) = self.units.get_mut(entry.unit)
-        {
-            unit.quotas.kernel.refund(cost);
+        if let Some(entry) = self.timers.all.remove(timer) {
+            self.refund(entry.unit, Resource::Kernel, cost);
         }
+    }
+
+    pub(crate) fn timer_references(&mut self, timer: TimerId) -> Option<&mut u32> {
+        self.timers.all.get_mut(timer).map(|timer| &mut timer.references)
+    }
+
+    /// How long a processor idled.
+    pub(crate) fn idle_time(&self, cpu: CpuId, now: Nanos) -> u64 {
+        let Some(entry) = self.sched.cpu(cpu) else { return 0 };
+        let idles = self.sched.idle & crate::sched::bit(cpu) != 0;
+        entry.idle + if idles { now.since(entry.idle_since).0 } else { 0 }
     }
 
     /// Reads a clock.
@@ -174,11 +182,11 @@ impl<M: Machine> Kernel<M> {
             ClockId::CpuBusy => now.0.saturating_sub(self.idle_time(caller.cpu, now)),
             ClockId::CpuIdle => self.idle_time(caller.cpu, now),
             ClockId::ThreadCpu => {
-                self.charge(caller.cpu, now);
+                self.charge_run(caller.cpu, now);
                 self.threads.get(caller.thread).map_or(0, |thread| thread.sched.stats.run)
             }
             ClockId::UnitCpu => {
-                self.charge(caller.cpu, now);
+                self.charge_run(caller.cpu, now);
                 self.units.get(caller.unit).map_or(0, |unit| unit.sched.stats.run)
             }
         }

@@ -37,16 +37,4 @@ pub struct Unit {
 }
 
 /// The states of the seed, 14.1.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum UnitState {
-    /// Made, not started.
-    Created,
-    /// Its threads run.
-    Running,
-    /// Its threads are held.
-    Stopped,
-    /// It ended by itself or was asked to; its resources are being reclaimed, or were.
-    Zombie,
-    /// It ended by a fault, or was killed.
-    Failed,
-}
+pub use holm_abi::UnitState;

@@ -112,6 +112,9 @@ pub struct Event {
     /// Subscriptions by their token: chains of a hash table.
     pub(crate) table: Vec<Option<SubscriptionId>>,
     pub(crate) subscriptions: u32,
+    /// While it ends: chains of the table that are empty, and the next one that ends.
+    pub(crate) drained: usize,
+    pub(crate) next_dying: Option<EventId>,
 }
 
 impl Event {
@@ -124,6 +127,8 @@ impl Event {
             waiters: Queue::new(Through::Wait),
             table: Vec::new(),
             subscriptions: 0,
+            drained: 0,
+            next_dying: None,
         }
     }
 }
@@ -183,6 +188,8 @@ pub struct Events {
     pub(crate) queues: Arena<Event>,
     pub(crate) subscriptions: Arena<Subscription>,
     pub(crate) console: Watchers,
+    /// Queues that nothing names any more, whose subscriptions end in bounded steps.
+    pub(crate) dying: Option<EventId>,
 }
 
 /// What a thread that waits for events waits for.

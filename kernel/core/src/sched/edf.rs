@@ -20,8 +20,8 @@ pub const MAX_EDF: u32 = 64;
 
 /// One whole processor.
 pub const WHOLE: u64 = 1 << 40;
-/// What may be admitted of a processor: 95 %.
-pub const CAP: u64 = WHOLE / 100 * 95;
+/// What may be admitted of a processor unless configured otherwise: 95 %.
+pub const CAP: u64 = WHOLE / 1000 * 950;
 
 /// The density of parameters, of [`WHOLE`], rounded up.
 #[must_use]
@@ -112,8 +112,9 @@ impl Sched {
     /// [`Error::Busy`] when none of `affinity` can.
     pub(crate) fn admit(&mut self, params: &Params, affinity: u64, preferred: CpuId) -> Result<(CpuId, u64), Error> {
         let share = density(params);
+        let cap = self.edf_cap;
         let fits = |cpu: &crate::sched::Cpu| {
-            cpu.admitted_threads < MAX_EDF && cpu.admitted.checked_add(share).is_some_and(|sum| sum <= CAP)
+            cpu.admitted_threads < MAX_EDF && cpu.admitted.checked_add(share).is_some_and(|sum| sum <= cap)
         };
         let allowed = |cpu: CpuId| affinity & bit(cpu) != 0;
         let chosen = match self.cpu(preferred) {

@@ -31,14 +31,14 @@ pub const fn virtual_time(ran: u64, weight: u32) -> u64 {
     ran.wrapping_mul(10_000) / weight
 }
 
-/// How long a turn is: 4 ms at weight 100, between 0.5 ms and 8 ms.
+/// How long a turn is when it is `base` at weight 100: in proportion to the weight, between an eighth and twice of it.
 #[must_use]
-pub const fn turn(weight: u32) -> Nanos {
-    let length = weight as u64 * 40_000;
-    Nanos(if length < 500_000 {
-        500_000
-    } else if length > 8_000_000 {
-        8_000_000
+pub const fn turn(base: Nanos, weight: u32) -> Nanos {
+    let length = base.0.saturating_mul(weight as u64) / 100;
+    Nanos(if length < base.0 / 8 {
+        base.0 / 8
+    } else if length > base.0 * 2 {
+        base.0 * 2
     } else {
         length
     })

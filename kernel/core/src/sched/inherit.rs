@@ -152,7 +152,7 @@ impl<M: Machine> Kernel<M> {
             Place::Throttled => self.clear_deadline(deadline),
             Place::Running => {
                 let now = self.clock();
-                self.charge(cpu, now);
+                self.charge_run(cpu, now);
             }
             Place::Handed => {
                 if let Some(entry) = self.sched.cpu_mut(cpu) {

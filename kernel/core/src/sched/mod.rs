@@ -12,6 +12,7 @@
 //! that leaving the kernel costs one compare when nothing changed.
 
 pub(crate) mod balance;
+pub(crate) mod check;
 pub mod edf;
 pub mod fair;
 pub(crate) mod inherit;
@@ -41,7 +42,7 @@ pub const MAX_CPUS: u32 = 64;
 /// Priorities of `RT_FIXED`: 0 to 31, higher first.
 pub const PRIORITIES: usize = 32;
 
-/// How long threads of one `RT_FIXED` priority, or of `BACKGROUND`, run before it is another's turn.
+/// How long threads of one `RT_FIXED` priority run before it is another's turn.
 pub const TURN: Nanos = Nanos(10_000_000);
 
 /// What is counted of a thread.
@@ -309,13 +310,15 @@ impl Cpu {
 }
 
 /// The run queues of all processors.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Sched {
     pub(crate) cpus: Vec<Cpu>,
     /// The processor that is in the kernel.
     pub(crate) here: CpuId,
     /// The time of this entry, once it was asked for; zero before.
     pub(crate) clock: Nanos,
+    /// What of a processor may be admitted to `RT_EDF`.
+    pub(crate) edf_cap: u64,
     /// The processors that idle.
     pub(crate) idle: u64,
     /// The processors with queued `RT_FIXED`, `BEST_EFFORT` and `BACKGROUND` threads.
@@ -340,7 +343,16 @@ impl Sched {
         let mut all = Vec::new();
         all.try_reserve_exact(count as usize).map_err(|_| Full)?;
         all.extend((0..count).map(|cpu| Cpu::new(CpuId(cpu))));
-        Ok(Self { cpus: all, ..Self::default() })
+        Ok(Self {
+            cpus: all,
+            here: CpuId(0),
+            clock: Nanos(0),
+            edf_cap: edf::CAP,
+            idle: 0,
+            waiting_fixed: 0,
+            waiting_fair: 0,
+            waiting_background: 0,
+        })
     }
 
     #[inline]

@@ -53,7 +53,7 @@ impl<M: Machine> Kernel<M> {
     }
 
     /// Counts the time that the thread on `cpu` ran, up to `now`, and takes it from its budget.
-    pub(crate) fn charge(&mut self, cpu: CpuId, now: Nanos) {
+    pub(crate) fn charge_run(&mut self, cpu: CpuId, now: Nanos) {
         let Some(entry) = self.sched.cpus.get_mut(cpu.0 as usize) else { return };
         let Some(current) = entry.current else { return };
         let Some(thread) = self.threads.get_mut(current) else { return };
@@ -125,7 +125,7 @@ impl<M: Machine> Kernel<M> {
 
     /// Takes the thread off `cpu`; it is queued again when it can go on.
     fn set_down(&mut self, cpu: CpuId, now: Nanos) -> Option<ThreadId> {
-        self.charge(cpu, now);
+        self.charge_run(cpu, now);
         let entry = self.sched.cpu_mut(cpu)?;
         let current = entry.current.take()?;
         let (turn_over, yielded) = (entry.turn_over, entry.yielded);
@@ -284,7 +284,7 @@ impl<M: Machine> Kernel<M> {
     pub(crate) fn sched_blocked(&mut self, cpu: CpuId, thread: ThreadId, deadline: Nanos) {
         if self.sched.cpu(cpu).is_some_and(|entry| entry.current == Some(thread)) {
             let now = self.clock();
-            self.charge(cpu, now);
+            self.charge_run(cpu, now);
             if let Some(entry) = self.sched.cpu_mut(cpu) {
                 entry.current = None;
                 entry.attention |= attention::CHOOSE;
@@ -448,7 +448,7 @@ fn begin_turn<M: Machine>(kernel: &mut Kernel<M>, cpu: CpuId, thread: ThreadId, 
             now.after(Nanos(lender.unwrap_or(state).reservation.budget))
         }
         Class::Fixed => left(TURN, entry.fixed_filled & (1 << (u32::from(state.priority) % 32)) != 0),
-        Class::BestEffort => left(fair::turn(state.params.weight), entry.fair.len() != 0),
-        Class::Background => left(TURN, !entry.background.is_empty()),
+        Class::BestEffort => left(fair::turn(kernel.config.turn, state.params.weight), entry.fair.len() != 0),
+        Class::Background => left(kernel.config.turn, !entry.background.is_empty()),
     };
 }
