@@ -11,7 +11,7 @@ use crate::channel::Channel;
 use crate::config::Config;
 use crate::console::Console;
 use crate::event::Events;
-use crate::machine::{CpuId, FrameNumber, Halt, Machine, Nanos, SpaceId};
+use crate::machine::{FrameNumber, Halt, Machine, Nanos, SpaceId};
 use crate::memory::{Frames, Image, Region};
 use crate::sched::Sched;
 use crate::thread::{Thread, ThreadId, ThreadState};

@@ -1,6 +1,6 @@
 //! The system calls on events.
 
-use holm_abi::{Error, EventFlags, EventMask, EventRecord, EventSource, EventSpec, ExitReason, ObjectType, Rights, limits};
+use holm_abi::{Error, EventFlags, EventMask, EventRecord, EventSource, EventSpec, ObjectType, Rights, limits};
 
 use crate::caller::{Answer, Caller, Outcome};
 use crate::cap::{Cap, Progress, Types};

@@ -44,7 +44,7 @@ impl<M: Machine> Kernel<M> {
     }
 
     /// Notes what happened with one subscription; the queue that is to be told, if any.
-    fn note(&mut self, subscription: SubscriptionId, mask: EventMask, data0: u64, data1: u64) -> Option<EventId> {
+    pub(super) fn note(&mut self, subscription: SubscriptionId, mask: EventMask, data0: u64, data1: u64) -> Option<EventId> {
         let now = self.clock();
         let entry = self.events.subscriptions.get_mut(subscription)?;
         let hit = mask.and(entry.mask.or(ALWAYS));
@@ -87,7 +87,7 @@ impl<M: Machine> Kernel<M> {
     }
 
     /// What is true of a source that lasts.
-    fn true_now(&mut self, source: Source) -> EventMask {
+    pub(super) fn true_now(&mut self, source: Source) -> EventMask {
         match source {
             Source::Channel(id, end) => self.channel_ready(id, end),
             Source::Trace(id) => {

@@ -32,7 +32,7 @@ impl<M: Machine> Kernel<M> {
     /// A thread of rank `rank` waits at `at`: makes a processor that has nothing better to do come and take it.
     pub(crate) fn offer(&mut self, rank: Rank, affinity: u64, at: CpuId) -> bool {
         let others = affinity & self.sched.all() & !bit(at);
-        if let Some(idle) = each(others & self.sched.idle).next() {
+        if let Some(idle) = each(others & self.sched.sleeping).next() {
             self.attend(idle, attention::CHOOSE);
             return true;
         }
@@ -52,7 +52,7 @@ impl<M: Machine> Kernel<M> {
     /// Where a thread that wakes is queued: where it ran last, unless it may not or another processor idles.
     pub(crate) fn place_for(&mut self, thread: ThreadId) {
         let all = self.sched.all();
-        let idle = self.sched.idle;
+        let idle = self.sched.sleeping;
         let Some(state) = self.threads.get_mut(thread) else { return };
         let state = &mut state.sched;
         if state.class == Class::Edf || (all == 1 && state.cpu == CpuId(0)) {

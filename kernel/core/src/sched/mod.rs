@@ -19,6 +19,8 @@ pub(crate) mod inherit;
 pub mod params;
 pub(crate) mod ready;
 pub(crate) mod switch;
+#[cfg(test)]
+mod tests;
 
 use alloc::vec::Vec;
 
@@ -321,6 +323,8 @@ pub struct Sched {
     pub(crate) edf_cap: u64,
     /// The processors that idle.
     pub(crate) idle: u64,
+    /// Those of them that were not yet told that there is something to do.
+    pub(crate) sleeping: u64,
     /// The processors with queued `RT_FIXED`, `BEST_EFFORT` and `BACKGROUND` threads.
     pub(crate) waiting_fixed: u64,
     pub(crate) waiting_fair: u64,
@@ -349,6 +353,7 @@ impl Sched {
             clock: Nanos(0),
             edf_cap: edf::CAP,
             idle: 0,
+            sleeping: 0,
             waiting_fixed: 0,
             waiting_fair: 0,
             waiting_background: 0,

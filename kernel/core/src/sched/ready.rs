@@ -156,6 +156,9 @@ impl<M: Machine> Kernel<M> {
         let Some(entry) = self.sched.cpu_mut(cpu) else { return };
         let known = entry.attention;
         entry.attention |= what;
+        if what & attention::CHOOSE != 0 {
+            self.sched.sleeping &= !bit(cpu);
+        }
         if cpu != here && known == 0 {
             self.machine.kick(cpu);
         }

@@ -42,7 +42,7 @@ impl<M: Machine> Kernel<M> {
         if what & attention::CHOOSE != 0 || self.sched.cpu(cpu).is_some_and(|entry| entry.current.is_none()) {
             self.choose(cpu);
         }
-        let more_work = self.sched.cpu(cpu).is_some_and(|entry| entry.current.is_none()) && self.has_work();
+        let more_work = self.sched.cpu(cpu).is_some_and(|entry| entry.current.is_none()) && self.work_waits();
         self.set_timer(cpu, more_work);
         let Some(entry) = self.sched.cpu_mut(cpu) else { return Next::Idle };
         entry.attention = 0;
@@ -188,8 +188,13 @@ impl<M: Machine> Kernel<M> {
                 entry.idle_since = now;
             }
             entry.turn_ends = Nanos::NEVER;
+            self.sched.sleeping |= bit(cpu);
+            if let Some(down) = down {
+                self.settle(cpu, down, turn_over, yielded);
+            }
             return;
         };
+        self.sched.sleeping &= !bit(cpu);
         if was_idle {
             self.sched.idle &= !bit(cpu);
             entry.idle += now.since(entry.idle_since).0;
@@ -216,20 +221,26 @@ impl<M: Machine> Kernel<M> {
             self.trace_switch(cpu, before, thread);
         }
         begin_turn(self, cpu, thread, now);
-        let Some(down) = interrupted else { return };
-        if let Some(state) = self.threads.get_mut(down)
-            && state.sched.place == Place::Queued
-        {
-            state.sched.stats.preemptions += u64::from(!yielded);
-            state.sched.stats.voluntary += u64::from(yielded);
-            let (rank, affinity, at) = (state.sched.rank(), state.sched.affinity, state.sched.cpu);
-            if at != cpu {
-                self.announce(down);
-            } else if turn_over {
-                self.even_out(cpu, down);
-            } else if self.sched.cpus.len() > 1 && rank.class != Class::Edf {
-                self.offer(rank, affinity, cpu);
-            }
+        if let Some(down) = interrupted {
+            self.settle(cpu, down, turn_over, yielded);
+        }
+    }
+
+    /// Sees to it that a thread that was taken off `cpu` and could go on does so where it can.
+    fn settle(&mut self, cpu: CpuId, down: ThreadId, turn_over: bool, yielded: bool) {
+        let Some(state) = self.threads.get_mut(down) else { return };
+        if state.sched.place != Place::Queued {
+            return;
+        }
+        state.sched.stats.preemptions += u64::from(!yielded);
+        state.sched.stats.voluntary += u64::from(yielded);
+        let (rank, affinity, at) = (state.sched.rank(), state.sched.affinity, state.sched.cpu);
+        if at != cpu {
+            self.announce(down);
+        } else if turn_over {
+            self.even_out(cpu, down);
+        } else if self.sched.cpus.len() > 1 && rank.class != Class::Edf {
+            self.offer(rank, affinity, cpu);
         }
     }
 

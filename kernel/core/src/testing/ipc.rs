@@ -2,16 +2,13 @@
 
 use std::vec::Vec;
 
-use crate::arena::Arena;
 use crate::caller::Caller;
 use crate::kernel::Kernel;
-use crate::machine::{CpuId, FrameNumber, FramePool, Machine, Nanos, PAGE_SIZE, PageRights};
-use crate::queue::Link;
+use crate::machine::{CpuId, FrameNumber, FramePool, Machine, PAGE_SIZE, PageRights};
 use crate::quota::{Quota, Quotas};
 use crate::sim::SimMachine;
-use crate::thread::{EntryKind, Registers, Thread, ThreadId, ThreadState};
+use crate::thread::{ThreadId, ThreadState};
 use crate::unit::{Unit, UnitId, UnitState};
-use crate::wait::Wait;
 
 /// Frames from a counter.
 struct Pool(u32);
@@ -33,21 +30,7 @@ pub(crate) const LIMIT: u64 = 1 << 24;
 
 /// A kernel with `units` units of `threads` running threads each.
 pub(crate) fn kernel(units: u32, threads: u32) -> (Kernel<SimMachine>, Vec<UnitId>, Vec<Vec<Caller>>) {
-    let mut kernel = Kernel {
-        machine: SimMachine::new(4),
-        units: Arena::default(),
-        threads: Arena::default(),
-        regions: Arena::default(),
-        channels: Arena::default(),
-        subscriptions: Arena::default(),
-        images: Arena::default(),
-        caps: crate::cap::Capabilities::default(),
-        frames: crate::memory::Frames::default(),
-        sched: crate::sched::Sched::default(),
-        timers: crate::time::Timers::default(),
-        trace: crate::trace::Trace::default(),
-        halt: None,
-    };
+    let mut kernel = Kernel::empty(SimMachine::new(4)).unwrap();
     let mut pool = Pool(0);
     let (mut ids, mut callers) = (Vec::new(), Vec::new());
     for _ in 0..units {
@@ -65,7 +48,8 @@ pub(crate) fn kernel(units: u32, threads: u32) -> (Kernel<SimMachine>, Vec<UnitI
                 memory: crate::memory::UnitMemory::default(),
                 caps: crate::cap::CapTable::default(),
                 sched: crate::sched::UnitSched::default(),
-                threads,
+                threads: crate::queue::Queue::new(crate::queue::Through::Unit),
+                threads_made: 0,
                 watchers: crate::event::Watchers::default(),
                 references: 1,
             })
@@ -83,25 +67,11 @@ pub(crate) fn kernel(units: u32, threads: u32) -> (Kernel<SimMachine>, Vec<UnitI
 }
 
 fn thread(kernel: &mut Kernel<SimMachine>, unit: UnitId, number: u32) -> Caller {
-    let thread: ThreadId = kernel
-        .threads
-        .insert(Thread {
-            registers: Registers::default(),
-            vector: crate::thread::Vector::default(),
-            entry: EntryKind::SystemCall,
-            unit,
-            state: ThreadState::Running,
-            wait: Wait::Nothing,
-            deadline: Nanos::NEVER,
-            wait_link: Link::default(),
-            run_link: Link::default(),
-            sched: crate::sched::ThreadSched::default(),
-            calls: crate::channel::ThreadCalls::default(),
-            restricted: crate::restricted::ThreadRestricted::default(),
-            references: 1,
-            number,
-            exit_code: 0,
-        })
-        .unwrap();
+    let start = crate::thread_life::ThreadStart { entry: 0, stack: 0, arguments: [0; 3], space: crate::SpaceId(unit.index() + 1) };
+    let thread: ThreadId = kernel.thread_new(unit, start, crate::sched::Params::default(), u64::MAX).unwrap();
+    if let Some(entry) = kernel.threads.get_mut(thread) {
+        entry.state = ThreadState::Running;
+        entry.number = number;
+    }
     Caller { cpu: CpuId(0), thread, unit }
 }

@@ -100,9 +100,10 @@ impl Log {
         let _ = line.write_fmt(text);
         line.chain = mix(mix(self.chain, &time.0.to_le_bytes()), line.text());
         self.chain = line.chain;
+        let room = self.lines.len() < self.lines.capacity();
         match self.lines.get_mut((self.written % LINES as u64) as usize) {
             Some(old) => *old = line,
-            None if self.lines.len() < self.lines.capacity() => self.lines.push(line),
+            None if room => self.lines.push(line),
             None => return,
         }
         self.written += 1;
