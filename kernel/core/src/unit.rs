@@ -4,6 +4,7 @@ use crate::arena::Id;
 use crate::cap::CapTable;
 use crate::event::Watchers;
 use crate::memory::UnitMemory;
+use crate::queue::Queue;
 use crate::quota::Quotas;
 use crate::sched::UnitSched;
 
@@ -26,7 +27,9 @@ pub struct Unit {
     /// Scheduling parameters that its threads start with, and what its threads used together.
     pub sched: UnitSched,
     /// Its threads that have not ended.
-    pub threads: u32,
+    pub threads: Queue,
+    /// How many threads it ever had: numbers them.
+    pub threads_made: u32,
     /// Who is told when it ends.
     pub watchers: Watchers,
     /// Handles and kernel structures that name it.
