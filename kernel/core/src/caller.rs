@@ -40,3 +40,23 @@ impl Outcome {
     /// Done, with nothing to say.
     pub const OK: Self = Self::Done(0);
 }
+
+/// Where a struct of the interface is to be written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Out<S> {
+    /// The address in the caller's memory.
+    pub address: u64,
+    /// The bytes that the caller has room for: the size in its header, checked.
+    pub bytes: usize,
+    /// The struct.
+    pub of: core::marker::PhantomData<S>,
+}
+
+/// A struct of the interface that was read and is to be written back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InOut<S> {
+    /// The address in the caller's memory.
+    pub address: u64,
+    /// What was there; its `size` is the caller's.
+    pub value: S,
+}

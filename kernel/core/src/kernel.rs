@@ -121,7 +121,7 @@ impl<M: Machine> Kernel<M> {
         }
         entry.registers.rax = match result {
             Ok(value) => value,
-            Err(error) => error.to_return() as u64,
+            Err(error) => error.register(),
         };
         self.wake_with_registers(thread);
     }

@@ -27,6 +27,9 @@ pub mod restricted;
 pub mod sched;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
+mod standin;
+#[cfg(test)]
+pub(crate) mod testing;
 pub mod thread;
 pub mod time;
 pub mod trace;

@@ -48,4 +48,19 @@ impl Object {
             Self::Console => ObjectType::Console,
         }
     }
+
+    /// Its number in the ABI, unique among the objects of its type since boot; both ends of a channel have the same.
+    #[must_use]
+    pub const fn number(self) -> u64 {
+        match self {
+            Self::Unit(id) => id.number(),
+            Self::Thread(id) => id.number(),
+            Self::Region(id) => id.number(),
+            Self::Channel(id, _) => id.number(),
+            Self::Timer(id) => id.number(),
+            Self::Event(id) => id.number(),
+            Self::Image(id) => id.number(),
+            Self::System | Self::Console => 0,
+        }
+    }
 }

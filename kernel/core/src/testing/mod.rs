@@ -1,0 +1,3 @@
+//! Kernels for tests, over the simulated machine.
+
+pub(crate) mod ipc;
