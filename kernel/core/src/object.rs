@@ -4,7 +4,7 @@ use holm_abi::ObjectType;
 
 use crate::channel::{ChannelId, End};
 use crate::event::EventId;
-use crate::memory::{ImageId, RegionId};
+use crate::memory::{AddressSpaceId, ImageId, RegionId};
 use crate::thread::ThreadId;
 use crate::time::TimerId;
 use crate::unit::UnitId;
@@ -24,8 +24,12 @@ pub enum Object {
     Timer(TimerId),
     /// A subscription to events.
     Event(EventId),
+    /// The lower half of an address space, for the guests of a personality.
+    Space(AddressSpaceId),
     /// A file of the boot archive.
     Image(ImageId),
+    /// The boot archive.
+    Archive,
     /// The system itself: configuration, log, trace, topology, power. Given to the root unit at boot.
     System,
     /// The console.
@@ -43,7 +47,9 @@ impl Object {
             Self::Channel(..) => ObjectType::Channel,
             Self::Timer(_) => ObjectType::Timer,
             Self::Event(_) => ObjectType::Event,
+            Self::Space(_) => ObjectType::Space,
             Self::Image(_) => ObjectType::Image,
+            Self::Archive => ObjectType::Archive,
             Self::System => ObjectType::System,
             Self::Console => ObjectType::Console,
         }
@@ -59,8 +65,9 @@ impl Object {
             Self::Channel(id, _) => id.number(),
             Self::Timer(id) => id.number(),
             Self::Event(id) => id.number(),
+            Self::Space(id) => id.number(),
             Self::Image(id) => id.number(),
-            Self::System | Self::Console => 0,
+            Self::Archive | Self::System | Self::Console => 0,
         }
     }
 }

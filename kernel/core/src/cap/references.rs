@@ -14,7 +14,8 @@ impl<M: Machine> Kernel<M> {
             Object::Region(id) => self.region_references(id),
             Object::Timer(id) => self.timer_references(id),
             Object::Event(id) => self.event_references(id),
-            Object::Image(_) | Object::System | Object::Console => None,
+            Object::Space(id) => self.spaces.get_mut(id).map(|space| &mut space.references),
+            Object::Image(_) | Object::Archive | Object::System | Object::Console => None,
         }
     }
 
@@ -40,7 +41,8 @@ impl<M: Machine> Kernel<M> {
             Object::Channel(id, end) => self.channel_end_released(id, end),
             Object::Timer(id) => self.timer_released(id),
             Object::Event(id) => self.event_released(id),
-            Object::Image(_) | Object::System | Object::Console => {}
+            Object::Space(id) => self.space_released(id),
+            Object::Image(_) | Object::Archive | Object::System | Object::Console => {}
         }
     }
 }

@@ -14,7 +14,7 @@ pub mod frames;
 pub mod load;
 pub mod mapping;
 pub mod region;
-pub mod share;
+pub mod calls;
 pub mod space;
 pub mod tree;
 
@@ -30,6 +30,8 @@ pub use mapping::Mapping;
 pub use region::Region;
 pub use space::AddressSpace;
 
+pub(crate) use crate::cap::Progress;
+
 /// Names a region.
 pub type RegionId = Id<Region>;
 /// Names an image.
@@ -38,15 +40,6 @@ pub type ImageId = Id<Image>;
 pub type AddressSpaceId = Id<AddressSpace>;
 /// The grant that a mapping was made through; `None` for the kernel's own mappings.
 pub type GrantRef = Option<crate::cap::GrantId>;
-
-/// What a bounded step left to do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Progress {
-    /// Nothing.
-    Done,
-    /// Something: it is called again, after interrupts were let in.
-    More,
-}
 
 /// The address space of a unit.
 #[derive(Debug, Default)]

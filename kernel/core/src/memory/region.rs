@@ -9,7 +9,8 @@ use holm_abi::{Backing, Error};
 
 use super::frames::Exhausted;
 use super::tree::{NODE_BYTES, Place, Tree};
-use super::{AddressSpaceId, GrantRef, Progress, RegionId};
+use super::{AddressSpaceId, Progress, RegionId};
+use crate::cap::GrantId;
 use crate::kernel::Kernel;
 use crate::machine::{Flush, FrameNumber, Machine, PAGE_SIZE};
 use crate::object::Object;
@@ -59,13 +60,12 @@ pub struct Pending {
     page: u64,
 }
 
-/// Mappings made through dead grants are looked for.
+/// Mappings made through a revoked grant are looked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Sweep {
+    pub(super) grant: GrantId,
     pub(super) view: usize,
     pub(super) address: u64,
-    /// Another grant died since it began.
-    pub(super) again: bool,
 }
 
 /// A region of memory.
@@ -122,6 +122,14 @@ impl Region {
 #[derive(Debug, Default)]
 pub struct DyingRegions {
     first: Option<RegionId>,
+}
+
+impl DyingRegions {
+    /// Whether there are any.
+    #[inline]
+    pub(crate) const fn waits(&self) -> bool {
+        self.first.is_some()
+    }
 }
 
 impl<M: Machine> Kernel<M> {
@@ -482,22 +490,5 @@ impl<M: Machine> Kernel<M> {
             }
         }
         Progress::More
-    }
-
-    /// A grant of the region died: its mappings are to go ([`Kernel::memory_unmap_dead_step`]).
-    pub(crate) fn memory_revoked(&mut self, id: RegionId) {
-        let Some(region) = self.regions.get_mut(id) else { return };
-        if region.mappings == 0 {
-            return;
-        }
-        match &mut region.sweep {
-            Some(sweep) => sweep.again = true,
-            None => region.sweep = Some(Sweep { view: 0, address: 0, again: false }),
-        }
-    }
-
-    /// Whether a mapping's grant still lives.
-    pub(super) fn mapping_granted(&self, grant: GrantRef) -> bool {
-        grant.is_none_or(|grant| self.grant_live(grant))
     }
 }

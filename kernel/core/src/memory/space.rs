@@ -7,8 +7,9 @@ use holm_abi::{Error, Protection};
 
 use super::frames::{Exhausted, NoPool};
 use super::mapping::{Mapping, Mappings};
-use super::region::STEP;
+use super::region::{STEP, Sweep};
 use super::{AddressSpaceId, GrantRef, Progress, RegionId};
+use crate::cap::GrantId;
 use crate::kernel::Kernel;
 use crate::machine::{Flush, FrameNumber, HALF, Machine, PAGE_SIZE, PageRights, SpaceId};
 use crate::object::Object;
@@ -73,6 +74,14 @@ pub enum Placement {
 #[derive(Debug, Default)]
 pub struct DyingSpaces {
     first: Option<AddressSpaceId>,
+}
+
+impl DyingSpaces {
+    /// Whether there are any.
+    #[inline]
+    pub(crate) const fn waits(&self) -> bool {
+        self.first.is_some()
+    }
 }
 
 impl<M: Machine> Kernel<M> {
@@ -193,6 +202,9 @@ impl<M: Machine> Kernel<M> {
         let owner = space.owner;
         self.refund(owner, Resource::Kernel, MAPPING_BYTES);
         self.region_unview(mapping.region, id, mapping.delta());
+        if let Some(grant) = mapping.grant {
+            self.grant_unwatch(grant);
+        }
     }
 
     /// Adds a mapping to a space's list.
@@ -206,8 +218,10 @@ impl<M: Machine> Kernel<M> {
                 Error::NoSpace
             })
         });
-        if result.is_err() {
-            self.refund(owner, Resource::Kernel, MAPPING_BYTES);
+        match (result, mapping.grant) {
+            (Ok(()), Some(grant)) => self.grant_watch(grant),
+            (Ok(()), None) => {}
+            (Err(_), _) => self.refund(owner, Resource::Kernel, MAPPING_BYTES),
         }
         result
     }
@@ -472,54 +486,45 @@ impl<M: Machine> Kernel<M> {
         result
     }
 
-    /// Takes away mappings of a region that were made through dead grants, in bounded steps.
-    ///
-    /// A mapping between two cut ones stays whole: only whole mappings carry a grant.
-    pub(crate) fn memory_unmap_dead_step(&mut self, id: RegionId) -> Progress {
-        let Some(sweep) = self.regions.get(id).and_then(|region| region.sweep) else { return Progress::Done };
-        let view = self.regions.get(id).and_then(|region| region.views.get(sweep.view).copied());
-        let Some(view) = view else {
-            // One round is over; mappings were looked at with the grants as they were then.
-            if let Some(region) = self.regions.get_mut(id) {
-                region.sweep = sweep.again.then_some(super::region::Sweep { view: 0, address: 0, again: false });
-            }
-            return if sweep.again { Progress::More } else { Progress::Done };
+    /// Takes away the mappings that were made through a grant, in bounded steps.
+    pub(crate) fn memory_unmap_grant_step(&mut self, grant: GrantId) -> Progress {
+        let Some(Object::Region(id)) = self.caps.grants.get(grant).map(|node| node.object) else { return Progress::Done };
+        let Some(region) = self.regions.get_mut(id) else { return Progress::Done };
+        let begin = Sweep { grant, view: 0, address: 0 };
+        let sweep = *region.sweep.insert(region.sweep.filter(|sweep| sweep.grant == grant).unwrap_or(begin));
+        let Some(view) = region.views.get(sweep.view).copied() else {
+            region.sweep = None;
+            return Progress::Done;
         };
         let mut address = sweep.address;
         for _ in 0..STEP {
             let found = self.spaces.get(view.space).and_then(|space| space.mappings.next(address).copied());
             let Some(mapping) = found else {
-                self.sweep_to(id, sweep.view + 1, 0);
+                self.sweep_to(id, Sweep { grant, view: sweep.view + 1, address: 0 });
                 return Progress::More;
             };
-            address = mapping.end;
-            if mapping.region == id && mapping.delta() == view.delta && !self.mapping_granted(mapping.grant) {
+            if mapping.grant == Some(grant) && mapping.region == id && mapping.delta() == view.delta {
                 // Unmapping whole mappings needs no memory, so it cannot fail.
                 let _ = self.unmap_step(view.space, mapping.start, mapping.end);
-                let left = self.spaces.get(view.space).and_then(|space| space.mappings.next(mapping.start).copied());
-                let more = left.is_some_and(|left| left.start < mapping.end);
-                // With its last mapping the view went, and another may have its place.
-                let same = self.regions.get(id).and_then(|region| region.views.get(sweep.view)) .is_some_and(|now| {
-                    now.space == view.space && now.delta == view.delta
-                });
-                let next = if more { mapping.start } else { mapping.end };
-                self.sweep_to(id, sweep.view, if same { next } else { 0 });
-                return Progress::More;
+                // The views may have changed with it; this one may even be another now.
+                self.sweep_to(id, Sweep { grant, view: 0, address: 0 });
+                return if self.grant_mapped(grant) { Progress::More } else { Progress::Done };
             }
+            address = mapping.end;
         }
-        self.sweep_to(id, sweep.view, address);
+        self.sweep_to(id, Sweep { grant, view: sweep.view, address });
         Progress::More
     }
 
-    /// Moves the sweep on, unless the views changed under it, which starts it again.
-    fn sweep_to(&mut self, id: RegionId, view: usize, address: u64) {
+    /// Whether a mapping made through a grant is left.
+    fn grant_mapped(&self, grant: GrantId) -> bool {
+        self.caps.grants.get(grant).is_some_and(|node| node.mappings > 0)
+    }
+
+    fn sweep_to(&mut self, id: RegionId, sweep: Sweep) {
+        let mapped = self.grant_mapped(sweep.grant);
         if let Some(region) = self.regions.get_mut(id) {
-            let again = region.sweep.is_some_and(|sweep| sweep.again);
-            if region.mappings == 0 {
-                region.sweep = None;
-            } else {
-                region.sweep = Some(super::region::Sweep { view, address, again });
-            }
+            region.sweep = mapped.then_some(sweep);
         }
     }
 }
