@@ -13,7 +13,7 @@ use crate::arena::Id;
 use crate::cap::CapTable;
 use crate::event::Watchers;
 use crate::machine::Nanos;
-use crate::memory::UnitMemory;
+use crate::memory::{ImageId, UnitMemory};
 use crate::queue::{Queue, Through};
 use crate::quota::Quotas;
 use crate::sched::UnitSched;
@@ -50,8 +50,10 @@ pub struct Unit {
     pub threads_made: u32,
     /// Who is told when it ends.
     pub watchers: Watchers,
-    /// Handles and kernel structures that name it.
+    /// Handles and threads that name it.
     pub references: u32,
+    /// Regions, spaces and units that it pays for.
+    pub(crate) holds: u32,
     /// How it ended.
     pub end: End,
     /// What it is called, and by whom it is told from others.
@@ -89,13 +91,13 @@ pub struct Face {
     pub label_count: u32,
     /// Random, for its identity.
     pub unique: [u8; 16],
-    /// The CRC-32 of its image; 0 without one.
-    pub image_crc: u32,
+    /// What it runs.
+    pub image: Option<ImageId>,
 }
 
 impl Default for Face {
     fn default() -> Self {
-        Self { name: [0; 32], labels: [Label::new(); MAX_LABELS], label_count: 0, unique: [0; 16], image_crc: 0 }
+        Self { name: [0; 32], labels: [Label::new(); MAX_LABELS], label_count: 0, unique: [0; 16], image: None }
     }
 }
 
@@ -149,6 +151,7 @@ impl Unit {
             threads_made: 0,
             watchers: Watchers::default(),
             references: 0,
+            holds: 0,
             end: End::NOT,
             face: Face::default(),
             max_class: SchedClass::RtEdf,

@@ -17,6 +17,10 @@ pub struct Image {
     pub content: &'static [u8],
     /// The region through which all units see its pages, made when it is first needed.
     pub region: Option<RegionId>,
+    /// The CRC-32 of the first `summed` bytes.
+    pub crc: u32,
+    /// How far the sum has come.
+    pub summed: usize,
 }
 
 /// The files of the boot archive.
@@ -188,7 +192,7 @@ impl Archive {
             if !file.is_regular() {
                 continue;
             }
-            let image = Image { name: plain(file.name), content: file.content, region: None };
+            let image = Image { name: plain(file.name), content: file.content, region: None, crc: 0, summed: 0 };
             let id = images.insert(image).map_err(|_| ArchiveError::Memory)?;
             archive.files.try_reserve(1).map_err(|_| ArchiveError::Memory)?;
             archive.files.push(id);
@@ -233,6 +237,38 @@ impl Archive {
             .binary_search_by(|id| images.get(*id).map_or(&b""[..], |image| image.name).cmp(plain(name)))
             .ok()?;
         self.sorted.get(at).copied()
+    }
+}
+
+/// CRC-32 (the polynomial of IEEE 802.3, as zip has it) by half bytes.
+const CRC: [u32; 16] = {
+    let mut table = [0; 16];
+    let mut index = 0;
+    while index < 16 {
+        let mut value = index as u32;
+        let mut bit = 0;
+        while bit < 4 {
+            value = if value & 1 == 1 { value >> 1 ^ 0xedb8_8320 } else { value >> 1 };
+            bit += 1;
+        }
+        table[index] = value;
+        index += 1;
+    }
+    table
+};
+
+impl Image {
+    /// Goes on with the sum by at most `step` bytes; answers it when it is whole.
+    pub fn sum(&mut self, step: usize) -> Option<u32> {
+        let end = self.content.len().min(self.summed.saturating_add(step));
+        let bytes = self.content.get(self.summed..end).unwrap_or_default();
+        self.crc = !bytes.iter().fold(!self.crc, |crc, byte| {
+            let crc = crc ^ u32::from(*byte);
+            let crc = crc >> 4 ^ CRC[(crc & 15) as usize];
+            crc >> 4 ^ CRC[(crc & 15) as usize]
+        });
+        self.summed = end;
+        (end == self.content.len()).then_some(self.crc)
     }
 }
 
@@ -282,6 +318,15 @@ pub(crate) mod tests {
         assert_eq!(found(b"bin/b"), Some(&b"second!"[..]));
         assert_eq!(found(b"bin/link"), None);
         assert_eq!(archive.at(1), archive.find(&images, b"bin/b"));
+    }
+
+    #[test]
+    fn the_sum_of_a_file_is_its_crc_32_whatever_the_steps() {
+        let image = || Image { name: b"", content: b"123456789", region: None, crc: 0, summed: 0 };
+        assert_eq!(image().sum(100), Some(0xcbf4_3926));
+        let mut stepped = image();
+        assert_eq!([stepped.sum(4), stepped.sum(4), stepped.sum(4)], [None, None, Some(0xcbf4_3926)]);
+        assert_eq!(stepped.sum(4), Some(0xcbf4_3926));
     }
 
     #[test]

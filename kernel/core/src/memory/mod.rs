@@ -48,6 +48,40 @@ pub struct UnitMemory {
     pub space: Option<AddressSpaceId>,
     /// Its page-table root, for the way out of the kernel.
     pub root: Option<SpaceId>,
+    /// Its lower half shows guests: it maps nothing there itself.
+    pub personality: bool,
+}
+
+/// A call on memory that a thread makes and that goes on in steps: pages of a region that are given before it answers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ThreadMemory {
+    /// What is filled.
+    pub(crate) fill: Option<Fill>,
+}
+
+/// Pages that are given one after the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fill {
+    /// Of a mapping that was made: from an address to another; the first is the answer.
+    Mapping {
+        /// Where.
+        space: AddressSpaceId,
+        /// Where the mapping begins.
+        start: u64,
+        /// The next page.
+        at: u64,
+        /// Behind the last.
+        end: u64,
+        /// Whether it can be written.
+        access: Access,
+    },
+    /// Of a region that was made.
+    Region {
+        /// The region, kept by this.
+        region: RegionId,
+        /// The next page.
+        at: u64,
+    },
 }
 
 /// What a thread that waits for work on memory waits for. Work on memory restarts and never waits, so there is none.

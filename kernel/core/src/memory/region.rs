@@ -13,7 +13,6 @@ use super::{AddressSpaceId, Progress, RegionId};
 use crate::cap::GrantId;
 use crate::kernel::Kernel;
 use crate::machine::{Flush, FrameNumber, Machine, PAGE_SIZE};
-use crate::object::Object;
 use crate::quota::Resource;
 use crate::thread::ThreadId;
 use crate::unit::UnitId;
@@ -155,7 +154,7 @@ impl<M: Machine> Kernel<M> {
         match self.regions.insert(region) {
             Ok(id) => {
                 if let Some(owner) = owner {
-                    self.retain(Object::Unit(owner));
+                    self.unit_hold(owner);
                 }
                 Ok(id)
             }
@@ -166,6 +165,11 @@ impl<M: Machine> Kernel<M> {
                 Err(Error::NoMemory)
             }
         }
+    }
+
+    /// The count of references of a region.
+    pub(crate) fn region_references(&mut self, region: RegionId) -> Option<&mut u32> {
+        self.regions.get_mut(region).map(|region| &mut region.references)
     }
 
     /// Something more names the region.
@@ -210,7 +214,7 @@ impl<M: Machine> Kernel<M> {
             if let Some(owner) = region.owner {
                 self.refund(owner, Resource::Frames, region.tree.pages());
                 self.refund(owner, Resource::Kernel, region.tree.nodes() * NODE_BYTES + REGION_BYTES);
-                self.release(Object::Unit(owner));
+                self.unit_unhold(owner);
             }
         }
         if self.dying_regions.first.is_some() { Progress::More } else { Progress::Done }
@@ -304,9 +308,10 @@ impl<M: Machine> Kernel<M> {
     /// `NoSpace` when there are [`MAX_VIEWS`] views; `NoMemory`.
     pub(super) fn region_view(&mut self, id: RegionId, space: AddressSpaceId, delta: u64) -> Result<(), Error> {
         let region = self.regions.get_mut(id).ok_or(Error::BadHandle)?;
+        let views = region.views.len();
         match region.views.iter_mut().find(|view| view.space == space && view.delta == delta) {
             Some(view) => view.mappings += 1,
-            None if region.views.len() >= MAX_VIEWS => return Err(Error::NoSpace),
+            None if views >= MAX_VIEWS => return Err(Error::NoSpace),
             None => {
                 region.views.try_reserve(1).map_err(|_| Error::NoMemory)?;
                 region.views.push(View { space, delta, mappings: 1 });
@@ -398,6 +403,30 @@ impl<M: Machine> Kernel<M> {
         result
     }
 
+    /// Makes a region that shares all pages of another, whatever tables may still let be written.
+    ///
+    /// # Errors
+    /// `Quota`, `NoMemory`.
+    pub(super) fn region_copy(&mut self, id: RegionId, owner: UnitId) -> Result<RegionId, Error> {
+        let region = self.regions.get(id).ok_or(Error::BadHandle)?;
+        let (pages, nodes) = (region.tree.pages(), region.tree.nodes());
+        self.charge(owner, Resource::Frames, pages)?;
+        if let Err(error) = self.charge(owner, Resource::Kernel, nodes * NODE_BYTES) {
+            self.refund(owner, Resource::Frames, pages);
+            return Err(error);
+        }
+        let region = self.regions.get(id).ok_or(Error::BadHandle)?;
+        let tree = region.tree.snapshot(&mut self.nodes);
+        let copy = Region::new(region.pages, Backing::Snapshot, region.content, Some(owner), tree);
+        self.region_add(copy).inspect_err(|_| {
+            if let Some(region) = self.regions.get_mut(id) {
+                region.tree.unsnapshot(&mut self.nodes);
+            }
+            self.refund(owner, Resource::Frames, pages);
+            self.refund(owner, Resource::Kernel, nodes * NODE_BYTES);
+        })
+    }
+
     /// Makes a snapshot of a whole region in bounded steps; `Ok(None)` asks for another. The pages are shared at once; the
     /// steps then take away what lets running threads write to them. A thread that writes to the source while the call
     /// runs may still be seen in the snapshot, none after it.
@@ -410,39 +439,21 @@ impl<M: Machine> Kernel<M> {
         owner: UnitId,
         thread: ThreadId,
     ) -> Result<Option<RegionId>, Error> {
-        let region = self.regions.get_mut(id).ok_or(Error::BadHandle)?;
+        let region = self.regions.get(id).ok_or(Error::BadHandle)?;
         match region.pending {
             Some(pending) if pending.thread == thread => {}
             Some(pending) if self.thread_lives(pending.thread) => return Err(Error::Busy),
             Some(pending) => {
                 // Its maker was killed.
-                region.pending = None;
+                if let Some(region) = self.regions.get_mut(id) {
+                    region.pending = None;
+                }
                 self.region_release(pending.region);
                 return Ok(None);
             }
             None => {
-                let (pages, nodes) = (region.tree.pages(), region.tree.nodes());
-                self.charge(owner, Resource::Frames, pages)?;
-                if let Err(error) = self.charge(owner, Resource::Kernel, nodes * NODE_BYTES) {
-                    self.refund(owner, Resource::Frames, pages);
-                    return Err(error);
-                }
-                let region = self.regions.get_mut(id).ok_or(Error::BadHandle)?;
-                let tree = region.tree.snapshot(&mut self.nodes);
-                let copy = Region::new(region.pages, Backing::Snapshot, region.content, Some(owner), tree);
                 let mapped = !region.views.is_empty();
-                let copy = match self.region_add(copy) {
-                    Ok(copy) => copy,
-                    Err(error) => {
-                        // The source's root counts one sharer too many: taking the copy apart undoes that.
-                        if let Some(region) = self.regions.get_mut(id) {
-                            region.tree.unsnapshot(&mut self.nodes);
-                        }
-                        self.refund(owner, Resource::Frames, pages);
-                        self.refund(owner, Resource::Kernel, nodes * NODE_BYTES);
-                        return Err(error);
-                    }
-                };
+                let copy = self.region_copy(id, owner)?;
                 if !mapped {
                     return Ok(Some(copy));
                 }

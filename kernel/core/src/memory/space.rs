@@ -93,7 +93,7 @@ impl<M: Machine> Kernel<M> {
         self.charge(owner, Resource::Kernel, SPACE_BYTES)?;
         let result = self.space_new_charged(owner, low, high);
         match result {
-            Ok(_) => self.retain(Object::Unit(owner)),
+            Ok(_) => self.unit_hold(owner),
             Err(_) => self.refund(owner, Resource::Kernel, SPACE_BYTES),
         }
         result
@@ -132,6 +132,16 @@ impl<M: Machine> Kernel<M> {
                 self.refund(owner, Resource::Frames, taken);
                 Error::NoMemory
             })
+    }
+
+    /// The count of references of a guest space.
+    pub(crate) fn guest_space_references(&mut self, id: AddressSpaceId) -> Option<&mut u32> {
+        self.spaces.get_mut(id).map(|space| &mut space.references)
+    }
+
+    /// The last handle of a guest space is gone.
+    pub(crate) fn guest_space_released(&mut self, id: AddressSpaceId) {
+        self.space_released(id);
     }
 
     /// Something less names the space; with the last it is taken apart in the background.
@@ -186,7 +196,7 @@ impl<M: Machine> Kernel<M> {
             self.spaces.remove(id);
             self.refund(owner, Resource::Frames, given + left);
             self.refund(owner, Resource::Kernel, SPACE_BYTES);
-            self.release(Object::Unit(owner));
+            self.unit_unhold(owner);
         } else {
             self.refund(owner, Resource::Frames, given);
         }

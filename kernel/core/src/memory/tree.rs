@@ -336,6 +336,12 @@ impl Tree {
         Self { root: self.root, levels: self.levels, pages: self.pages, nodes: self.nodes }
     }
 
+    /// Whether all pages are shared with another tree.
+    #[must_use]
+    pub fn root_shared(&self, nodes: &Nodes) -> bool {
+        self.root.and_then(|root| nodes.get(root)).is_some_and(|root| root.sharers > 0)
+    }
+
     /// Undoes a [`Tree::snapshot`] whose result was dropped.
     pub fn unsnapshot(&mut self, nodes: &mut Nodes) {
         if let Some(root) = self.root.and_then(|root| nodes.get_mut(root)) {

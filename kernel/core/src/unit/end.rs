@@ -235,9 +235,24 @@ impl<M: Machine> Kernel<M> {
         }
     }
 
-    /// Nothing names a unit any more: when it is over, its record goes.
+    /// Something is paid for by the unit: its record stays.
+    pub(crate) fn unit_hold(&mut self, id: UnitId) {
+        if let Some(unit) = self.units.get_mut(id) {
+            unit.holds += 1;
+        }
+    }
+
+    /// What was paid for by the unit is gone.
+    pub(crate) fn unit_unhold(&mut self, id: UnitId) {
+        let Some(unit) = self.units.get_mut(id) else { return };
+        unit.holds = unit.holds.saturating_sub(1);
+        self.unit_released(id);
+    }
+
+    /// Nothing may name a unit any more: when it is so, and the unit is over, its record goes.
     pub(crate) fn unit_released(&mut self, id: UnitId) {
-        if !self.units.get(id).is_some_and(|unit| unit.teardown.phase == Phase::Over) {
+        let gone = |unit: &super::Unit| unit.teardown.phase == Phase::Over && unit.references == 0 && unit.holds == 0;
+        if !self.units.get(id).is_some_and(gone) {
             return;
         }
         self.watchers_gone(Source::Unit(id));
@@ -251,22 +266,22 @@ impl<M: Machine> Kernel<M> {
         );
         if let Some(parent) = unit.parent {
             self.refund(parent, Resource::Kernel, UNIT_BYTES + left);
-            self.release(Object::Unit(parent));
+            self.unit_unhold(parent);
         }
     }
 
     /// A handle of a unit was closed: one that was never started ends with the last handle that others have.
     pub(crate) fn unit_reference_dropped(&mut self, id: UnitId) {
         let Some(unit) = self.units.get(id) else { return };
-        if unit.state == UnitState::Created && unit.references <= unit.teardown_holds() {
+        if unit.state == UnitState::Created && unit.references <= unit.own_references() {
             self.unit_end(id, End::because(ExitReason::Killed, 0));
         }
     }
 }
 
 impl super::Unit {
-    /// References that a unit which was not started has by itself: of its threads, its own handle, and its space.
-    const fn teardown_holds(&self) -> u32 {
-        self.threads.len() + 1 + if self.memory.space.is_some() { 1 } else { 0 }
+    /// References that a unit which was not started has by itself: of its threads and its own handle.
+    const fn own_references(&self) -> u32 {
+        self.threads.len() + 1
     }
 }
