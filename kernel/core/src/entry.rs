@@ -83,6 +83,8 @@ impl<M: Machine> Kernel<M> {
     pub fn fault(&mut self, cpu: CpuId, fault: Fault) -> Next {
         let Some(current) = self.arrive(cpu) else { return self.leave(cpu) };
         self.user_fault(cpu, current, fault);
+        self.end_with_unit(current);
+        self.background();
         self.leave(cpu)
     }
 
@@ -115,6 +117,15 @@ impl<M: Machine> Kernel<M> {
         self.arrive(cpu);
         self.console_byte(byte);
         self.leave(cpu)
+    }
+
+    /// A thread whose unit is ending runs no further.
+    fn end_with_unit(&mut self, thread: ThreadId) {
+        let Some(unit) = self.threads.get(thread).and_then(|thread| self.units.get(thread.unit)) else { return };
+        if unit.has_ended() {
+            let (code, reason) = (unit.end.code, unit.end.reason);
+            self.thread_end(thread, code, reason);
+        }
     }
 
     /// A step of the work that waits.

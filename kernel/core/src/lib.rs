@@ -43,6 +43,7 @@ mod system;
 pub mod trace;
 pub mod unit;
 pub mod wait;
+pub mod work;
 
 pub use caller::{Answer, Caller, Outcome};
 pub use kernel::{BootInfo, Fault, Kernel, MemoryRange, Next};

@@ -11,7 +11,6 @@ use crate::dispatch::Records;
 use crate::kernel::Kernel;
 use crate::machine::{Halt, Machine, PAGE_SIZE};
 use crate::object::Object;
-use crate::thread_calls::class_told;
 
 /// Units that one step of a list looks at.
 const STEP: u32 = 64;
@@ -25,7 +24,8 @@ impl<M: Machine> Kernel<M> {
         for (to, from) in kernel.iter_mut().zip(NAME.bytes()) {
             *to = from;
         }
-        let (total, free) = self.memory_figures();
+        let page = PAGE_SIZE as u64;
+        let (total, free) = (self.frames.total() * page, self.frames.free() * page);
         let told = Topology {
             cpus: self.sched.cpus.len() as u32,
             numa_nodes: 1,
@@ -101,25 +101,31 @@ impl<M: Machine> Kernel<M> {
             || (filter.flags.contains(UnitFilterFlags::RUNNING) && running)
             || (filter.flags.contains(UnitFilterFlags::ENDED) && ended);
         let by_parent = filter.parent == 0 || unit.parent.is_some_and(|parent| parent.number() == filter.parent);
-        by_state && by_parent && self.unit_has_label(id, &filter.label_key, &filter.label_value)
+        let no_key = filter.label_key.iter().all(|byte| *byte == 0);
+        let any_value = filter.label_value.iter().all(|byte| *byte == 0);
+        let labels = unit.face.labels.iter().take(unit.face.label_count as usize);
+        let by_label = no_key
+            || labels.clone().any(|label| {
+                label.key == filter.label_key && (any_value || label.value == filter.label_value)
+            });
+        by_state && by_parent && by_label
     }
 
     fn unit_entry(&self, number: u64) -> UnitListEntry {
         let id = crate::arena::Id::from_number(number);
         let Some(unit) = self.units.get(id) else { return UnitListEntry::new() };
-        let (exit_reason, exit_code, name) = self.unit_face(id);
         UnitListEntry {
             id: number,
             parent: unit.parent.map_or(0, crate::arena::Id::number),
             state: unit.state,
-            exit_reason,
+            exit_reason: unit.end.reason,
             threads: unit.threads.len(),
-            sched_class: class_told(unit.sched.params.class),
+            sched_class: unit.class,
             cpu_time: unit.sched.stats.run,
             memory_bytes: unit.quotas.frames.used * PAGE_SIZE as u64,
             kernel_bytes: unit.quotas.kernel.used,
-            exit_code,
-            name,
+            exit_code: unit.end.code,
+            name: unit.face.name,
         }
     }
 
@@ -130,10 +136,9 @@ impl<M: Machine> Kernel<M> {
         let told = match object.object {
             Object::Unit(id) => {
                 let stats = self.unit_stats(id);
-                let started = self.unit_started(id);
                 let unit = self.units.get(id).ok_or(Error::BadState)?;
                 Metrics {
-                    uptime: if started.0 == 0 { 0 } else { now.since(started).0 },
+                    uptime: if unit.started.0 == 0 { 0 } else { now.since(unit.started).0 },
                     cpu_time: stats.run,
                     syscalls: unit.sched.syscalls,
                     context_switches: stats.switches,

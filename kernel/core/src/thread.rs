@@ -6,6 +6,7 @@ use crate::arena::Id;
 use crate::channel::ThreadCalls;
 use crate::event::Watchers;
 use crate::machine::{Nanos, SpaceId};
+use crate::memory::ThreadMemory;
 use crate::queue::Link;
 use crate::restricted::ThreadRestricted;
 use crate::sched::ThreadSched;
@@ -98,6 +99,8 @@ pub struct Thread {
     pub sched: ThreadSched,
     /// Calls it made and calls it serves.
     pub calls: ThreadCalls,
+    /// A call on memory that goes on in steps.
+    pub memory: ThreadMemory,
     /// Restricted mode, where it is bound to a state page.
     pub restricted: ThreadRestricted,
     /// Handles and kernel structures that name it.

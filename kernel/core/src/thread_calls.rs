@@ -85,14 +85,16 @@ impl<M: Machine> Kernel<M> {
     }
 
     fn within_ceiling(&self, unit: UnitId, class: Class) -> Result<(), Error> {
-        let allowed = self.unit_ceiling(unit);
+        let allowed = self.units.get(unit).ok_or(Error::BadState)?.max_class;
         if allowed.allows(class_told(class)) { Ok(()) } else { Err(Error::NotPermitted) }
     }
 
     /// Makes a thread, which runs at once when its unit runs.
     pub(crate) fn thread_create(&mut self, caller: Caller, unit: Object, spec: ThreadSpec) -> Answer {
         let Object::Unit(unit) = unit else { return Err(Error::WrongType) };
-        let inherited = self.units.get(unit).ok_or(Error::BadState)?.sched.params;
+        let owner = self.units.get(unit).ok_or(Error::BadState)?;
+        let space = owner.memory.root.ok_or(Error::BadState)?;
+        let inherited = params_of(owner.class, owner.base_priority, Params::default())?;
         let params = params_of(spec.sched_class, spec.base_priority, inherited)?;
         self.within_ceiling(unit, params.class)?;
         let top = spec.stack_base.checked_add(spec.stack_bytes).ok_or(Error::Invalid)?;
@@ -105,7 +107,7 @@ impl<M: Machine> Kernel<M> {
             // As after a call: `rsp + 8` is a multiple of 16.
             stack: if top == 0 { 0 } else { (top & !15) - 8 },
             arguments: [spec.argument, spec.argument2, 0],
-            space: self.unit_space(unit).ok_or(Error::BadState)?,
+            space,
         };
         let thread = self.thread_new(unit, start, params, affinity)?;
         if let Some(entry) = self.threads.get_mut(thread) {
@@ -222,7 +224,7 @@ impl<M: Machine> Kernel<M> {
         }
         self.within_ceiling(unit, params.class)?;
         let Some(entry) = self.units.get_mut(unit) else { return Err(Error::BadState) };
-        entry.sched.params = params;
+        (entry.class, entry.base_priority) = (class_told(params.class), priority_told(&params));
         if !asked.flags.contains(SchedFlags::APPLY_TO_THREADS) {
             return Ok(Outcome::OK);
         }
@@ -282,7 +284,8 @@ impl<M: Machine> Kernel<M> {
             }
             Object::Unit(id) => {
                 self.charge_run(caller.cpu, now);
-                (self.units.get(id).ok_or(Error::BadState)?.sched.params, self.unit_stats(id))
+                let unit = self.units.get(id).ok_or(Error::BadState)?;
+                (params_of(unit.class, unit.base_priority, Params::default())?, self.unit_stats(id))
             }
             _ => return Err(Error::WrongType),
         };
@@ -320,6 +323,28 @@ impl<M: Machine> Kernel<M> {
         }
         all.run = entry.sched.stats.run;
         all
+    }
+
+    /// How long the threads of a unit ran.
+    pub(crate) fn unit_cpu_time(&mut self, unit: UnitId) -> Nanos {
+        let (here, now) = (self.sched.here, self.clock());
+        self.charge_run(here, now);
+        Nanos(self.units.get(unit).map_or(0, |unit| unit.sched.stats.run))
+    }
+
+    /// The highest class of a unit was lowered: threads above it are put down to `BEST_EFFORT`.
+    pub(crate) fn unit_ceiling_changed(&mut self, unit: UnitId) {
+        let Some(entry) = self.units.get(unit) else { return };
+        let ceiling = entry.max_class;
+        let mut thread = entry.threads.first();
+        while let Some(now) = thread {
+            thread = self.units.get(unit).and_then(|unit| unit.threads.after(&self.threads, now));
+            let above = |class| !ceiling.allows(class_told(class));
+            if self.threads.get(now).is_some_and(|thread| above(thread.sched.params.class)) {
+                // Leaving a class is always admitted.
+                let _ = self.thread_set_params(now, Params::default());
+            }
+        }
     }
 
     /// Reads a clock.

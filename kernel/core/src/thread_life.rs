@@ -7,12 +7,14 @@ use crate::deadline::Deadlines;
 use crate::event::{Source, Watchers};
 use crate::kernel::Kernel;
 use crate::machine::{CpuId, Machine, Nanos, SpaceId};
+use crate::memory::ThreadMemory;
 use crate::object::Object;
 use crate::queue::Link;
 use crate::quota::Resource;
 use crate::restricted::ThreadRestricted;
 use crate::sched::{Class, Params, Place, ThreadSched, attention};
 use crate::thread::{EntryKind, Registers, Thread, ThreadId, ThreadState, Vector};
+use crate::thread_calls::params_of;
 use crate::unit::{UnitId, UnitState};
 use crate::wait::Wait;
 
@@ -91,6 +93,17 @@ impl<M: Machine> Kernel<M> {
         made
     }
 
+    /// Makes the first thread of a unit, with the unit's class.
+    ///
+    /// # Errors
+    /// As [`Kernel::thread_new`].
+    pub(crate) fn thread_first(&mut self, unit: UnitId, entry: u64, stack: u64, info: u64) -> Result<ThreadId, Error> {
+        let owner = self.units.get(unit).ok_or(Error::BadState)?;
+        let params = params_of(owner.class, owner.base_priority, Params::default())?;
+        let space = owner.memory.root.ok_or(Error::BadState)?;
+        self.thread_new(unit, ThreadStart { entry, stack, arguments: [info, 0, 0], space }, params, u64::MAX)
+    }
+
     fn make_thread(
         &mut self,
         unit: UnitId,
@@ -137,6 +150,7 @@ impl<M: Machine> Kernel<M> {
             space: start.space,
             sched,
             calls: ThreadCalls::default(),
+            memory: ThreadMemory::default(),
             restricted: ThreadRestricted::default(),
             watchers: Watchers::default(),
             references: 1,
@@ -166,6 +180,13 @@ impl<M: Machine> Kernel<M> {
         Ok(())
     }
 
+    /// Makes a thread enter the kernel soon, so that what was changed of it is seen.
+    pub(crate) fn restricted_nudge(&mut self, thread: ThreadId) {
+        if let Some(cpu) = self.runs_on(thread) {
+            self.attend(cpu, attention::TIMER);
+        }
+    }
+
     /// Ends a thread wherever it is, but on another processor: that one is told, and ends it when it next enters the kernel.
     /// Says whether it is ended already.
     pub(crate) fn thread_stop(&mut self, thread: ThreadId, code: i64, reason: ExitReason) -> bool {
@@ -193,6 +214,8 @@ impl<M: Machine> Kernel<M> {
         }
         self.sched_remove(thread);
         self.calls_abandon(thread);
+        self.memory_abandon(thread);
+        self.restricted_abandon(thread);
         let Some(entry) = self.threads.get_mut(thread) else { return };
         entry.state = ThreadState::Ended;
         entry.wait = Wait::Nothing;

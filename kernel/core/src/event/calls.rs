@@ -20,7 +20,8 @@ pub(crate) const SUBSCRIPTION_COST: u64 = size_of::<Subscription>() as u64 + 32;
 const EVENT_COST: u64 = size_of::<Event>() as u64;
 
 impl Source {
-    fn of(object: Object) -> Option<Self> {
+    /// What can be watched of an object.
+    pub(crate) const fn of(object: Object) -> Option<Self> {
         match object {
             Object::Channel(id, end) => Some(Self::Channel(id, end)),
             Object::Timer(id) => Some(Self::Timer(id)),

@@ -163,11 +163,9 @@ impl<M: Machine> Kernel<M> {
             if entry.grant != Some(grant) {
                 continue;
             }
-            entry.grant = None;
             entry.silent = false;
             let event = self.note(subscription, EventMask::REVOKED, 0, 0);
             self.unwatch(subscription);
-            self.grant_unwatch(grant);
             if let Some(event) = event {
                 self.tell_waiter(event);
             }
@@ -234,7 +232,7 @@ impl<M: Machine> Kernel<M> {
         self.unmake_pending(subscription);
         self.unwatch(subscription);
         let Some(entry) = self.events.subscriptions.get(subscription) else { return };
-        let (event, token, grant) = (entry.event, entry.token, entry.grant);
+        let (event, token) = (entry.event, entry.token);
         self.unfile_token(event, token, subscription);
         if self.events.subscriptions.remove(subscription).is_none() {
             return;
@@ -243,8 +241,5 @@ impl<M: Machine> Kernel<M> {
         queue.subscriptions -= 1;
         let owner = queue.unit;
         self.refund(owner, Resource::Kernel, SUBSCRIPTION_COST);
-        if let Some(grant) = grant {
-            self.grant_unwatch(grant);
-        }
     }
 }

@@ -39,20 +39,25 @@ impl<M: Machine> Kernel<M> {
         let Some(entry) = self.events.subscriptions.get_mut(subscription) else { return };
         let Some(source) = entry.source.take() else { return };
         let link = core::mem::take(&mut entry.watch_link);
+        let grant = entry.grant.take();
         if let Some(previous) = link.previous.and_then(|previous| self.events.subscriptions.get_mut(previous)) {
             previous.watch_link.next = link.next;
         }
         if let Some(next) = link.next.and_then(|next| self.events.subscriptions.get_mut(next)) {
             next.watch_link.previous = link.previous;
         }
-        let Some(watchers) = self.watchers(source) else { return };
-        if link.previous.is_none() {
-            watchers.list.first = link.next;
+        if let Some(watchers) = self.watchers(source) {
+            if link.previous.is_none() {
+                watchers.list.first = link.next;
+            }
+            if link.next.is_none() {
+                watchers.list.last = link.previous;
+            }
+            watchers.count -= 1;
         }
-        if link.next.is_none() {
-            watchers.list.last = link.previous;
+        if let Some(grant) = grant {
+            self.grant_unwatch(grant);
         }
-        watchers.count -= 1;
     }
 
     /// Puts a subscription at the end of its queue's pending ones.

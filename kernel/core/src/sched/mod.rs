@@ -217,8 +217,6 @@ pub(crate) struct Rank {
 /// A unit's parameters and statistics.
 #[derive(Debug, Clone, Default)]
 pub struct UnitSched {
-    /// What new threads start with.
-    pub params: Params,
     /// What its threads used together, including those that ended: run time and switches.
     pub stats: Stats,
     /// What is counted of its threads that ended.

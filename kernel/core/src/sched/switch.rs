@@ -28,6 +28,7 @@ impl<M: Machine> Kernel<M> {
             && entry.attention == 0
             && let Some(current) = entry.current
             && let Some(thread) = self.threads.get(current)
+            && !thread.restricted.wants_out()
         {
             return Next::Run(current, thread.space);
         }
@@ -46,6 +47,13 @@ impl<M: Machine> Kernel<M> {
         self.set_timer(cpu, more_work);
         let Some(entry) = self.sched.cpu_mut(cpu) else { return Next::Idle };
         entry.attention = 0;
+        let current = entry.current;
+        if let Some(current) = current
+            && self.threads.get(current).is_some_and(|thread| thread.restricted.wants_out())
+        {
+            self.restricted_leave_kicked(current);
+        }
+        let Some(entry) = self.sched.cpu(cpu) else { return Next::Idle };
         match entry.current.and_then(|current| Some(Next::Run(current, self.threads.get(current)?.space))) {
             Some(next) => next,
             None => Next::Idle,

@@ -5,7 +5,6 @@ use std::vec::Vec;
 use crate::caller::Caller;
 use crate::kernel::{Kernel, Next};
 use crate::machine::{CpuId, Machine, Nanos, SpaceId};
-use crate::queue::{Queue, Through};
 use crate::quota::Quotas;
 use crate::sched::{Class, Params};
 use crate::sim::SimMachine;
@@ -181,16 +180,7 @@ impl World {
 }
 
 fn new_unit() -> Unit {
-    Unit {
-        state: UnitState::Running,
-        parent: None,
-        quotas: Quotas::new(LIMIT, LIMIT, 65_536, LIMIT),
-        memory: crate::memory::UnitMemory::default(),
-        caps: crate::cap::CapTable::default(),
-        sched: crate::sched::UnitSched::default(),
-        threads: Queue::new(Through::Unit),
-        threads_made: 0,
-        watchers: crate::event::Watchers::default(),
-        references: 1,
-    }
+    let mut unit = Unit::new(None, Quotas::new(LIMIT, LIMIT, 65_536, LIMIT));
+    (unit.state, unit.references) = (UnitState::Running, 1);
+    unit
 }
