@@ -16,6 +16,7 @@ pub mod arena;
 pub mod caller;
 pub mod cap;
 pub mod channel;
+pub mod dispatch;
 pub mod event;
 pub mod kernel;
 pub mod machine;

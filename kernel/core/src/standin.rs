@@ -36,7 +36,10 @@ impl<M: Machine> Kernel<M> {
     }
     pub(crate) fn sched_inherit(&mut self, _server: ThreadId, _donor: ThreadId) {}
     pub(crate) fn sched_disinherit(&mut self, _server: ThreadId) {}
-    pub(crate) fn raise(&mut self, _source: Source, _mask: u64, _data0: u64, _data1: u64) {}
+    pub(crate) fn raise(&mut self, _source: Source, _mask: holm_abi::EventMask, _data0: u64, _data1: u64) {}
+    pub(crate) fn restricted_nudge(&mut self, _thread: ThreadId) {
+        self.machine.kick(CpuId(0));
+    }
     pub(crate) fn watchers_gone(&mut self, _source: Source) {}
     pub(crate) fn unit_cpu_time(&self, _unit: UnitId) -> Nanos {
         Nanos(0)
@@ -80,11 +83,11 @@ impl<M: Machine> Kernel<M> {
         self.sched_woken(thread);
         Ok(())
     }
-    pub(crate) fn thread_kill(&mut self, thread: ThreadId, code: i64) -> bool {
-        self.thread_end(thread, code);
+    pub(crate) fn thread_kill(&mut self, thread: ThreadId, code: i64, reason: holm_abi::ExitReason) -> bool {
+        self.thread_end(thread, code, reason);
         true
     }
-    pub(crate) fn thread_end(&mut self, thread: ThreadId, code: i64) {
+    pub(crate) fn thread_end(&mut self, thread: ThreadId, code: i64, reason: holm_abi::ExitReason) {
         let Some(entry) = self.threads.get_mut(thread) else { return };
         entry.state = ThreadState::Ended;
         let unit = entry.unit;
@@ -97,7 +100,7 @@ impl<M: Machine> Kernel<M> {
         self.restricted_abandon(thread);
         self.refund(unit, crate::quota::Resource::Threads, 1);
         if last {
-            self.unit_threads_gone(unit, code);
+            self.unit_threads_gone(unit, code, reason);
         }
         self.release(crate::Object::Thread(thread));
     }

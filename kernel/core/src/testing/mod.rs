@@ -1,3 +1,4 @@
 //! Kernels for tests, over the simulated machine.
 
 pub(crate) mod ipc;
+pub(crate) mod memory;
