@@ -232,6 +232,9 @@ impl<M: Machine> Kernel<M> {
         if let Some(down) = interrupted {
             self.settle(cpu, down, turn_over, yielded);
         }
+        if self.sched.cpus.len() > 1 && self.sched.waiting_fixed != 0 {
+            self.offer_waiting();
+        }
     }
 
     /// Sees to it that a thread that was taken off `cpu` and could go on does so where it can.
