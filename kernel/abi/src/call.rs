@@ -1,9 +1,5 @@
 //! The table of system calls as data: for the header, the reference page, tests and fuzzers.
 
-#[expect(
-    clippy::wildcard_imports,
-    reason = "the table names every struct, flag set and enumeration of the interface"
-)]
 use crate::*;
 use crate::{Category, EnumInfo, Error, FlagsInfo, ObjectType, Rights, StructInfo};
 

@@ -138,7 +138,7 @@ impl<M: Machine> Kernel<M> {
     }
 
     /// Ends the wait of a blocked thread without what it waited for: its deadline passed (`error` is `TimedOut`), the object
-    /// went away (`Closed`), or the thread is to end (`Cancelled`). Takes it out of its object's queue and undoes what the
+    /// went away (`PeerClosed`), or the thread is to end (`Canceled`). Takes it out of its object's queue and undoes what the
     /// wait holds (a boost, a place in a call), then wakes it with `error`.
     pub(crate) fn give_up(&mut self, thread: ThreadId, error: Error) {
         let Some(entry) = self.threads.get(thread) else { return };

@@ -5,8 +5,10 @@ use holm_abi::ObjectType;
 use crate::channel::{ChannelId, End};
 use crate::event::EventId;
 use crate::memory::{ImageId, RegionId};
+use crate::restricted::GuestSpaceId;
 use crate::thread::ThreadId;
 use crate::time::TimerId;
+use crate::trace::ReaderId;
 use crate::unit::UnitId;
 
 /// An object as a capability names it.
@@ -26,6 +28,12 @@ pub enum Object {
     Event(EventId),
     /// A file of the boot archive.
     Image(ImageId),
+    /// The boot archive: opens its files.
+    Archive,
+    /// The lower half of an address space, for the guests of a personality.
+    Space(GuestSpaceId),
+    /// A reader of the trace.
+    Trace(ReaderId),
     /// The system itself: configuration, log, trace, topology, power. Given to the root unit at boot.
     System,
     /// The console.
@@ -44,6 +52,9 @@ impl Object {
             Self::Timer(_) => ObjectType::Timer,
             Self::Event(_) => ObjectType::Event,
             Self::Image(_) => ObjectType::Image,
+            Self::Archive => ObjectType::Archive,
+            Self::Space(_) => ObjectType::Space,
+            Self::Trace(_) => ObjectType::Trace,
             Self::System => ObjectType::System,
             Self::Console => ObjectType::Console,
         }
@@ -60,7 +71,9 @@ impl Object {
             Self::Timer(id) => id.number(),
             Self::Event(id) => id.number(),
             Self::Image(id) => id.number(),
-            Self::System | Self::Console => 0,
+            Self::Space(id) => id.number(),
+            Self::Trace(id) => id.number(),
+            Self::Archive | Self::System | Self::Console => 0,
         }
     }
 }

@@ -21,6 +21,14 @@ impl<M: Machine> Kernel<M> {
     pub(crate) fn event_references(&mut self, _id: EventId) -> Option<&mut u32> {
         None
     }
+    pub(crate) fn guest_space_references(&mut self, _id: crate::restricted::GuestSpaceId) -> Option<&mut u32> {
+        None
+    }
+    pub(crate) fn guest_space_released(&mut self, _id: crate::restricted::GuestSpaceId) {}
+    pub(crate) fn trace_reader_references(&mut self, _id: crate::trace::ReaderId) -> Option<&mut u32> {
+        None
+    }
+    pub(crate) fn trace_reader_released(&mut self, _id: crate::trace::ReaderId) {}
     pub(crate) fn unit_released(&mut self, _id: UnitId) {}
     pub(crate) fn thread_released(&mut self, _id: ThreadId) {}
     pub(crate) fn region_released(&mut self, _id: RegionId) {}

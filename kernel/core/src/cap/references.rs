@@ -14,7 +14,9 @@ impl<M: Machine> Kernel<M> {
             Object::Region(id) => self.region_references(id),
             Object::Timer(id) => self.timer_references(id),
             Object::Event(id) => self.event_references(id),
-            Object::Image(_) | Object::System | Object::Console => None,
+            Object::Space(id) => self.guest_space_references(id),
+            Object::Trace(id) => self.trace_reader_references(id),
+            Object::Image(_) | Object::Archive | Object::System | Object::Console => None,
         }
     }
 
@@ -40,7 +42,9 @@ impl<M: Machine> Kernel<M> {
             Object::Channel(id, end) => self.channel_end_released(id, end),
             Object::Timer(id) => self.timer_released(id),
             Object::Event(id) => self.event_released(id),
-            Object::Image(_) | Object::System | Object::Console => {}
+            Object::Space(id) => self.guest_space_released(id),
+            Object::Trace(id) => self.trace_reader_released(id),
+            Object::Image(_) | Object::Archive | Object::System | Object::Console => {}
         }
     }
 }
