@@ -7,7 +7,7 @@ use holm_abi::Error;
 use crate::arena::Arena;
 use crate::caller::Caller;
 use crate::cap::Capabilities;
-use crate::channel::Channel;
+use crate::channel::{Channel, ChannelWork};
 use crate::event::Subscription;
 use crate::machine::{CpuId, FrameNumber, Halt, Machine, Nanos, SpaceId};
 use crate::memory::{Frames, Image, Region};
@@ -82,6 +82,7 @@ pub struct Kernel<M> {
     pub(crate) threads: Arena<Thread>,
     pub(crate) regions: Arena<Region>,
     pub(crate) channels: Arena<Channel>,
+    pub(crate) channel_work: ChannelWork,
     pub(crate) subscriptions: Arena<Subscription>,
     pub(crate) images: Arena<Image>,
     pub(crate) caps: Capabilities,

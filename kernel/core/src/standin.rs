@@ -3,6 +3,7 @@
 use holm_abi::Error;
 
 use crate::cap::{GrantId, Progress};
+use crate::channel::{ChannelId, End};
 use crate::event::EventId;
 use crate::kernel::Kernel;
 use crate::machine::{CpuId, Machine, PAGE_SIZE};
@@ -68,8 +69,24 @@ impl<M: Machine> Kernel<M> {
     }
 
     pub(crate) fn sched_handoff(&mut self, _cpu: CpuId, to: ThreadId) {
-        self.sched_woken(to);
+        self.wake_with_registers(to);
     }
-    pub(crate) fn sched_inherit(&mut self, _server: ThreadId, _donor: ThreadId) {}
-    pub(crate) fn sched_disinherit(&mut self, _server: ThreadId) {}
+    pub(crate) fn sched_inherit(&mut self, server: ThreadId, donor: ThreadId) -> bool {
+        let Some(lent) = self.threads.get(donor).map(|donor| donor.exit_code) else { return false };
+        let Some(server) = self.threads.get_mut(server) else { return false };
+        let before = server.exit_code;
+        server.exit_code = before.max(lent);
+        before != server.exit_code
+    }
+    pub(crate) fn sched_disinherit(&mut self, server: ThreadId) -> bool {
+        let Some(own) = self.threads.get(server).map(|server| i64::from(server.number)) else { return false };
+        let best = self
+            .callers_of(server)
+            .filter_map(|caller| self.threads.get(caller))
+            .fold(own, |best, caller| best.max(caller.exit_code));
+        let Some(server) = self.threads.get_mut(server) else { return false };
+        core::mem::replace(&mut server.exit_code, best) != best
+    }
+    pub(crate) fn raise_channel(&mut self, _id: ChannelId, _end: End, _mask: holm_abi::EventMask) {}
+    pub(crate) fn channel_gone(&mut self, _id: ChannelId) {}
 }

@@ -33,12 +33,7 @@ impl<M: Machine> Kernel<M> {
         let parcel = self.parcel_decide(caller.unit, &[CapTransfer { cap, mode, rights }], None)?;
         self.cap_reserve(to, 1)?;
         let parcel = self.parcel_make(parcel, to)?;
-        let mut handle = Handle::NONE;
-        self.parcel_take(caller.unit, &parcel);
-        for grant in parcel.grants() {
-            self.cap_repay(grant, to);
-            handle = self.cap_put(to, grant).ok_or(Error::NoHandles)?;
-        }
+        let handle = self.parcel_arrive(caller.unit, to, &parcel);
         Ok(Outcome::Done(handle.raw() as u64))
     }
 

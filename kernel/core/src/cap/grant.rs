@@ -6,7 +6,7 @@
 //! birth, newest first, and each child remembers how often its parent's children had been revoked when it was born: those
 //! that an earlier revocation ended are the last ones of the list, where the sweeper takes them from.
 
-use holm_abi::{Error, Rights, TransferFlags};
+use holm_abi::{Error, Rights, TransferFlags, TransferMode};
 
 use crate::arena::{Arena, Full, Id};
 use crate::object::Object;
@@ -61,6 +61,8 @@ pub struct Grant {
     pub(crate) payer: UnitId,
     /// The next capability of the same queued message.
     pub(crate) next_in_message: Option<GrantId>,
+    /// How it travels in that message.
+    pub(crate) mode: TransferMode,
     /// Mappings made through it.
     pub(crate) mappings: u32,
     /// Whether it still counts as a reference of its object.
@@ -193,6 +195,7 @@ impl Grants {
                 holder: new.holder,
                 payer: new.payer,
                 next_in_message: None,
+                mode: TransferMode::Move,
                 mappings: 0,
                 counted: true,
                 parent: new.parent.map(|(parent, _)| parent),

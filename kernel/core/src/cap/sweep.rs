@@ -5,6 +5,7 @@ use super::grant::{GrantId, Holder};
 use super::table::Content;
 use crate::kernel::Kernel;
 use crate::machine::Machine;
+use crate::object::Object;
 use crate::unit::UnitId;
 
 /// Grants that one step of the sweeper reclaims, and slots that one step of a teardown looks at, at most.
@@ -65,6 +66,9 @@ impl<M: Machine> Kernel<M> {
         }
         let removed = self.caps.grants.remove_unneeded(leaf);
         self.cap_removed(removed);
+        if let Object::Channel(channel, _) = object {
+            self.channel_recheck(channel);
+        }
         if counted {
             self.release(object);
         }

@@ -25,7 +25,7 @@ pub(crate) struct Header {
     /// The checksum of the payload, where it was sampled.
     pub(crate) crc: Option<u32>,
     /// Proves the fields above.
-    seal: u64,
+    pub(super) seal: u64,
 }
 
 impl Header {

@@ -19,8 +19,11 @@ pub(crate) const PRIORITIES: usize = holm_abi::limits::PRIORITIES as usize;
 #[derive(Debug, Clone)]
 struct Slot {
     header: Header,
-    /// The first block of the payload.
+    /// The first block of the payload, and the bytes that count: 0 for a call, whose payload is elsewhere.
     block: u32,
+    size: u32,
+    /// The lane it is in.
+    lane: u8,
     /// In its lane, or in the list of free slots.
     next: u32,
     previous: u32,
@@ -77,8 +80,7 @@ pub(crate) struct Inbox {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
 pub(crate) struct Reserved {
-    slot: u32,
-    length: u32,
+    pub(crate) slot: u32,
 }
 
 fn filled<T: Clone>(count: usize, value: T) -> Result<Box<[T]>, Error> {
@@ -117,7 +119,7 @@ impl Inbox {
     pub(crate) fn new(made: Limits, policy: DropPolicy, by_priority: bool) -> Result<Self, Error> {
         let lanes = if by_priority { PRIORITIES } else { 1 };
         let blocks = made.blocks();
-        let empty = Slot { header: Header::default(), block: END, next: END, previous: END };
+        let empty = Slot { header: Header::default(), block: END, size: 0, lane: 0, next: END, previous: END };
         let mut slots = filled(made.messages as usize, empty)?;
         let count = slots.len() as u32;
         for (at, slot) in (1..).zip(slots.iter_mut()) {
@@ -180,21 +182,23 @@ impl Inbox {
             self.free_block = core::mem::replace(after, END);
         }
         slot.block = first;
+        slot.size = length;
         self.free_slot = next_free;
         self.messages += 1;
         self.bytes += u64::from(length);
-        Some(Reserved { slot: index, length })
+        Some(Reserved { slot: index })
     }
 
     /// Gives a slot back that was not queued.
     pub(crate) fn cancel(&mut self, reserved: Reserved) {
-        self.free(reserved.slot, reserved.length);
+        self.free(reserved.slot);
     }
 
-    fn free(&mut self, index: u32, length: u32) {
+    fn free(&mut self, index: u32) {
         let free_slot = self.free_slot;
         let Some(slot) = self.slots.get_mut(index as usize) else { return };
         let first = core::mem::replace(&mut slot.block, END);
+        let size = core::mem::take(&mut slot.size);
         slot.next = free_slot;
         self.free_slot = index;
         if first != END {
@@ -208,7 +212,7 @@ impl Inbox {
             }
         }
         self.messages -= 1;
-        self.bytes -= u64::from(length);
+        self.bytes -= u64::from(size);
     }
 
     /// Queues a message whose payload is in place. Answers its slot.
@@ -227,6 +231,7 @@ impl Inbox {
             slot.next = END;
             slot.previous = last;
             slot.header = header;
+            slot.lane = lane_index as u8;
         }
         self.sent += 1;
         reserved.slot
@@ -269,7 +274,7 @@ impl Inbox {
         let slot = self.slots.get_mut(index as usize)?;
         let (next, previous) = (slot.next, slot.previous);
         let header = core::mem::take(&mut slot.header);
-        let lane_index = if self.lanes.len() == 1 { 0 } else { usize::from(header.priority) % PRIORITIES };
+        let lane_index = usize::from(slot.lane);
         if let Some(before) = self.slots.get_mut(previous as usize) {
             before.next = next;
         }
@@ -286,70 +291,49 @@ impl Inbox {
         if lane.first == END {
             self.lanes_used &= !(1 << lane_index);
         }
-        self.free(index, if header.caller.is_some() { 0 } else { header.length });
+        self.free(index);
         Some(header)
     }
 
-    /// The pieces of a payload that begins in `block`: offset and length within the bytes of all blocks.
-    fn pieces(&self, mut block: u32, length: u32) -> impl Iterator<Item = core::ops::Range<usize>> + use<'_> {
-        let mut left = length as usize;
-        core::iter::from_fn(move || {
-            if left == 0 {
-                return None;
-            }
-            let start = (block as usize) << self.block_shift;
-            let size = left.min(1 << self.block_shift);
-            left -= size;
-            block = self.chains.get(block as usize).copied().unwrap_or(END);
-            Some(start..start + size)
-        })
+    /// Where the payload of a message lies: its first `length` bytes at most.
+    pub(crate) fn cursor(&self, slot: u32, length: u32) -> Cursor {
+        match self.slots.get(slot as usize) {
+            Some(slot) => Cursor { block: slot.block, left: slot.size.min(length) as usize },
+            None => Cursor { block: END, left: 0 },
+        }
     }
 
-    /// Fills the payload of a reserved slot piece by piece: `fill` gets the offset in the message and the place.
-    ///
-    /// # Errors
-    /// What `fill` answers.
-    pub(crate) fn fill(
-        &mut self,
-        reserved: Reserved,
-        mut fill: impl FnMut(usize, &mut [u8]) -> Result<(), Error>,
-    ) -> Result<(), Error> {
-        let block = self.slots.get(reserved.slot as usize).map_or(END, |slot| slot.block);
-        let mut blocks = core::mem::take(&mut self.blocks);
-        let mut offset = 0;
-        let mut result = Ok(());
-        for piece in self.pieces(block, reserved.length) {
-            let Some(place) = blocks.get_mut(piece) else { break };
-            let length = place.len();
-            result = fill(offset, place);
-            if result.is_err() {
-                break;
-            }
-            offset += length;
+    /// The next piece of a payload: its place in the bytes of [`Inbox::lend`].
+    #[inline]
+    pub(crate) fn advance(&self, cursor: &mut Cursor) -> Option<core::ops::Range<usize>> {
+        if cursor.left == 0 {
+            return None;
         }
+        let start = (cursor.block as usize) << self.block_shift;
+        let size = cursor.left.min(1 << self.block_shift);
+        cursor.left -= size;
+        cursor.block = self.chains.get(cursor.block as usize).copied()?;
+        Some(start..start + size)
+    }
+
+    /// The bytes of all blocks, to copy to or from while the kernel is used otherwise. They are to be given back.
+    #[inline]
+    pub(crate) fn lend(&mut self) -> Box<[u8]> {
+        core::mem::take(&mut self.blocks)
+    }
+
+    /// Takes the bytes of all blocks back.
+    #[inline]
+    pub(crate) fn give_back(&mut self, blocks: Box<[u8]>) {
         self.blocks = blocks;
-        result
     }
+}
 
-    /// Gives at most `length` bytes of a queued message's payload to `take`, piece by piece, with the offset in the message.
-    ///
-    /// # Errors
-    /// What `take` answers.
-    pub(crate) fn read(
-        &self,
-        slot: u32,
-        length: u32,
-        mut take: impl FnMut(usize, &[u8]) -> Result<(), Error>,
-    ) -> Result<(), Error> {
-        let Some(slot) = self.slots.get(slot as usize) else { return Ok(()) };
-        let mut offset = 0;
-        for piece in self.pieces(slot.block, slot.header.length.min(length)) {
-            let Some(bytes) = self.blocks.get(piece) else { break };
-            take(offset, bytes)?;
-            offset += bytes.len();
-        }
-        Ok(())
-    }
+/// How far the copy of a payload came.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Cursor {
+    block: u32,
+    left: usize,
 }
 
 #[cfg(test)]
@@ -388,10 +372,16 @@ mod tests {
                         prop_assert_eq!(reserved.is_some(), fits);
                         let Some(reserved) = reserved else { continue };
                         let payload: Vec<u8> = (0..length).map(|at| (at as u64 * 7 + sequence) as u8).collect();
-                        inbox.fill(reserved, |at, place| {
-                            place.copy_from_slice(&payload[at..at + place.len()]);
-                            Ok(())
-                        }).unwrap();
+                        let mut cursor = inbox.cursor(reserved.slot, u32::MAX);
+                        let mut blocks = inbox.lend();
+                        let mut at = 0;
+                        while let Some(piece) = inbox.advance(&mut cursor) {
+                            let length = piece.len();
+                            blocks[piece].copy_from_slice(&payload[at..at + length]);
+                            at += length;
+                        }
+                        prop_assert_eq!(at, payload.len());
+                        inbox.give_back(blocks);
                         if step == 2 {
                             inbox.cancel(reserved);
                         } else {
@@ -405,11 +395,12 @@ mod tests {
                         prop_assert_eq!(first.is_some(), expected.is_some());
                         let (Some(first), Some((sequence, payload))) = (first, expected) else { continue };
                         let mut got = Vec::new();
-                        inbox.read(first, u32::MAX, |at, bytes| {
-                            assert_eq!(at, got.len());
-                            got.extend_from_slice(bytes);
-                            Ok(())
-                        }).unwrap();
+                        let mut cursor = inbox.cursor(first, u32::MAX);
+                        let blocks = inbox.lend();
+                        while let Some(piece) = inbox.advance(&mut cursor) {
+                            got.extend_from_slice(&blocks[piece]);
+                        }
+                        inbox.give_back(blocks);
                         prop_assert_eq!(got, payload);
                         prop_assert_eq!(inbox.remove(first).unwrap().sequence, sequence);
                     }

@@ -39,6 +39,7 @@ pub(crate) fn kernel(units: u32, threads: u32) -> (Kernel<SimMachine>, Vec<UnitI
         threads: Arena::default(),
         regions: Arena::default(),
         channels: Arena::default(),
+        channel_work: crate::channel::ChannelWork::default(),
         subscriptions: Arena::default(),
         images: Arena::default(),
         caps: crate::cap::Capabilities::default(),
