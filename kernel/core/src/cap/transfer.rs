@@ -11,6 +11,7 @@ use crate::channel::ChannelId;
 use crate::kernel::Kernel;
 use crate::machine::Machine;
 use crate::object::Object;
+use crate::quota::Resource;
 use crate::unit::UnitId;
 
 /// Capabilities of a message at most.
@@ -185,7 +186,7 @@ impl<M: Machine> Kernel<M> {
             if moved && let Some(unit) = self.units.get_mut(from) {
                 let freed = unit.caps.free(item.handle);
                 debug_assert!(freed.is_some(), "the parcel was decided in this entry");
-                unit.quotas.handles.refund(1);
+                self.refund(from, Resource::Handles, 1);
             }
         }
         last

@@ -12,6 +12,7 @@ use crate::event::Watchers;
 use crate::kernel::Kernel;
 use crate::machine::Machine;
 use crate::object::Object;
+use crate::quota::Resource;
 use crate::unit::UnitId;
 
 /// Bytes of a message at most, and messages, when nothing is said.
@@ -87,8 +88,7 @@ impl<M: Machine> Kernel<M> {
         let inboxes = if spec.mode == ChanMode::Bidi { 2 } else { 1 };
         let bytes = size_of::<Channel>() as u64 + inboxes * made.kernel_bytes(by_priority);
         self.cap_reserve(unit, 2)?;
-        let entry = self.units.get_mut(unit).ok_or(Error::BadState)?;
-        entry.quotas.kernel.charge(bytes)?;
+        self.charge(unit, Resource::Kernel, bytes)?;
         let channel = self.cap_reserve(unit, 2).and_then(|()| {
             let inbox = || Inbox::new(made, spec.drop_policy, by_priority);
             let first = Side::new(Some(inbox()?));
@@ -106,10 +106,9 @@ impl<M: Machine> Kernel<M> {
             };
             self.channels.insert(channel).map_err(|_| Error::NoMemory)
         });
-        if channel.is_err()
-            && let Some(entry) = self.units.get_mut(unit)
-        {
-            entry.quotas.kernel.refund(bytes);
+        match channel {
+            Ok(_) => self.unit_hold(unit),
+            Err(_) => self.refund(unit, Resource::Kernel, bytes),
         }
         channel
     }

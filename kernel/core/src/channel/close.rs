@@ -9,6 +9,7 @@ use crate::kernel::Kernel;
 use crate::machine::Machine;
 use crate::object::Object;
 use crate::queue::Queue;
+use crate::quota::Resource;
 use crate::thread::{ThreadId, ThreadState};
 use crate::wait::Wait;
 
@@ -89,10 +90,9 @@ impl<M: Machine> Kernel<M> {
         let Some(channel) = self.channels.get(id) else { return Progress::Done };
         if channel.sides.iter().all(|side| side.closed) {
             self.channel_gone(id);
-            if let Some(channel) = self.channels.remove(id)
-                && let Some(payer) = self.units.get_mut(channel.payer)
-            {
-                payer.quotas.kernel.refund(channel.bytes);
+            if let Some(channel) = self.channels.remove(id) {
+                self.refund(channel.payer, Resource::Kernel, channel.bytes);
+                self.unit_unhold(channel.payer);
             }
             return Progress::Done;
         }

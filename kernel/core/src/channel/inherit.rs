@@ -153,7 +153,7 @@ impl<M: Machine> Kernel<M> {
         let mut at = server;
         for _ in 0..CHAIN {
             let Some(thread) = self.threads.get(at) else { return false };
-            if self.units.get(thread.unit).is_none_or(|unit| unit.threads != 1) {
+            if self.units.get(thread.unit).is_none_or(|unit| unit.threads.len() != 1) {
                 return false;
             }
             if at == caller {

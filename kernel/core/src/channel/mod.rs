@@ -44,7 +44,6 @@ use crate::unit::UnitId;
 
 pub(crate) use check::Sampling;
 use inbox::Inbox;
-pub(crate) use inherit::Callers;
 use request::{ReceiveRequest, SendRequest};
 
 /// Names a channel.
@@ -231,4 +230,12 @@ pub struct ChannelWork {
     /// Tests only: take the slow path always.
     #[cfg(test)]
     pub(crate) slow_only: bool,
+}
+
+impl ChannelWork {
+    /// Whether bounded work waits.
+    #[inline]
+    pub(crate) const fn waits(&self) -> bool {
+        self.first.is_some() || self.ended.is_some()
+    }
 }

@@ -13,6 +13,7 @@ use crate::cap::{Cap, GrantId};
 use crate::kernel::Kernel;
 use crate::machine::{Machine, Nanos};
 use crate::object::Object;
+use crate::quota::Resource;
 use crate::thread::ThreadId;
 use crate::unit::UnitId;
 use crate::wait::Wait;
@@ -191,8 +192,7 @@ impl<M: Machine> Kernel<M> {
     /// [`Kernel::parcel_make`] for capabilities that stay in kernel memory of `unit`.
     fn parcel_make_paid(&mut self, parcel: Parcel, unit: UnitId) -> Result<Parcel, Error> {
         if parcel.len() > 0 {
-            let quota = self.units.get(unit).ok_or(Error::BadState)?.quotas.kernel;
-            if u64::from(parcel.len()) * Grant::BYTES > quota.limit.saturating_sub(quota.used) {
+            if u64::from(parcel.len()) * Grant::BYTES > self.quota_left(unit, Resource::Kernel) {
                 return Err(Error::Quota);
             }
         }

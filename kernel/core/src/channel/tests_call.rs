@@ -70,8 +70,10 @@ impl World {
         let (mut kernel, units, callers) = ipc::kernel(1 + SERVERS as u32, CLIENTS as u32);
         let mut threads: Vec<Caller> = callers[0].clone();
         threads.extend((0..SERVERS).map(|server| callers[server + 1][0]));
-        for unit in &units[1..] {
-            kernel.units.get_mut(*unit).unwrap().threads = 1;
+        for (unit, callers) in units.iter().zip(&callers).skip(1) {
+            for caller in &callers[1..] {
+                kernel.units.get_mut(*unit).unwrap().threads.remove(&mut kernel.threads, caller.thread);
+            }
         }
         for (at, caller) in threads.iter().enumerate() {
             let thread = kernel.threads.get_mut(caller.thread).unwrap();
@@ -503,7 +505,10 @@ fn a_circle_of_calls_that_nobody_could_answer_is_refused() {
     let back = world.send[CLIENTS + 1][0].unwrap();
     assert_eq!(call_short(&mut world.kernel, servers[1], back, [0; 4], 0), Err(Error::Deadlock));
     // With another thread that could answer it only waits, and lends nothing around the circle.
-    world.kernel.units.get_mut(servers[0].unit).unwrap().threads = 2;
+    let other =
+        world.kernel.threads.iter().find(|(_, thread)| thread.unit == servers[0].unit && !thread.unit_link.queued());
+    let other = other.map(|(id, _)| id).unwrap();
+    world.kernel.units.get_mut(servers[0].unit).unwrap().threads.push(&mut world.kernel.threads, other);
     assert_eq!(call_short(&mut world.kernel, servers[1], back, [0; 4], 0), Ok(Outcome::Blocked));
     world.check();
 }
