@@ -2,9 +2,11 @@
 
 use holm_abi::{CapFlags, CapInfo, CapTransfer, Error, Handle, RevokeFlags, Rights, TransferFlags, TransferMode};
 
+#[cfg(test)]
+use super::Progress;
 use super::grant::{Grant, Kind};
 use super::table::Content;
-use super::{Cap, Progress, Types};
+use super::{Cap, Types};
 use crate::caller::{Answer, Caller, Out, Outcome};
 use crate::kernel::Kernel;
 use crate::machine::Machine;
@@ -85,6 +87,7 @@ impl<M: Machine> Kernel<M> {
             thread.calls.revoking = None;
         }
         let found = self.resolve(caller.unit, cap, Types::ANY, Rights::NONE)?;
+        self.trace.counts.revocations += 1;
         if flags.contains(RevokeFlags::CHILDREN_ONLY) {
             self.caps.grants.revoke_children(found.grant);
         } else {
@@ -160,7 +163,13 @@ impl<M: Machine> Kernel<M> {
         Grant::BYTES
     }
 
-    /// Bounded work that waits: see [`Kernel::caps_sweep_step`] and [`Kernel::channels_drain_step`].
+    /// Revocations that the sweeper is still to follow up.
+    pub(crate) const fn sweep_backlog(&self) -> u64 {
+        self.caps.grants.queued as u64
+    }
+
+    /// Does all bounded work of capabilities and channels that waits, step by step: for tests.
+    #[cfg(test)]
     pub(crate) fn caps_work_step(&mut self) -> Progress {
         match (self.caps_sweep_step(), self.channels_drain_step()) {
             (Progress::Done, Progress::Done) => Progress::Done,

@@ -126,13 +126,15 @@ pub struct Grants {
     nodes: Arena<Grant>,
     /// Counts revocations: a capability found alive in this epoch is alive. Starts at 1.
     pub(crate) epoch: u64,
+    /// How many are in the queue.
+    pub(crate) queued: u32,
     first_queued: Option<GrantId>,
     last_queued: Option<GrantId>,
 }
 
 impl Default for Grants {
     fn default() -> Self {
-        Self { nodes: Arena::default(), epoch: 1, first_queued: None, last_queued: None }
+        Self { nodes: Arena::default(), epoch: 1, queued: 0, first_queued: None, last_queued: None }
     }
 }
 
@@ -333,6 +335,7 @@ impl Grants {
             return;
         }
         node.queued = true;
+        self.queued += 1;
         match self.last_queued.replace(id).and_then(|last| self.nodes.get_mut(last)) {
             Some(last) => last.next_queued = Some(id),
             None => self.first_queued = Some(id),
@@ -354,6 +357,7 @@ impl Grants {
         let Some(id) = self.first_queued else { return };
         let Some(node) = self.nodes.get_mut(id) else { return };
         node.queued = false;
+        self.queued -= 1;
         self.first_queued = node.next_queued.take();
         if self.first_queued.is_none() {
             self.last_queued = None;

@@ -62,25 +62,12 @@ impl<M: Machine> Kernel<M> {
     /// # Errors
     /// [`Error::NoHandles`], [`Error::Quota`], [`Error::NoMemory`].
     pub(crate) fn cap_reserve(&mut self, unit: UnitId, count: u32) -> Result<(), Error> {
-        let entry = self.units.get(unit).ok_or(Error::BadState)?;
-        let (growth, top) = (entry.caps.growth(count)?, entry.parent.is_none());
-        let memory = growth + u64::from(count) * Grant::BYTES;
-        if top {
-            // The common checks without a walk; the root has nobody above it.
-            let quotas = &entry.quotas;
-            if u64::from(count) > quotas.handles.limit.saturating_sub(quotas.handles.used) {
-                return Err(Error::NoHandles);
-            }
-            if memory > quotas.kernel.limit.saturating_sub(quotas.kernel.used) {
-                return Err(Error::Quota);
-            }
-        } else {
-            if u64::from(count) > self.quota_left(unit, Resource::Handles) {
-                return Err(Error::NoHandles);
-            }
-            if memory > self.quota_left(unit, Resource::Kernel) {
-                return Err(Error::Quota);
-            }
+        if u64::from(count) > self.spare(unit, Resource::Handles) {
+            return Err(Error::NoHandles);
+        }
+        let growth = self.units.get(unit).ok_or(Error::BadState)?.caps.growth(count)?;
+        if growth + u64::from(count) * Grant::BYTES > self.spare(unit, Resource::Kernel) {
+            return Err(Error::Quota);
         }
         if growth > 0 {
             self.charge(unit, Resource::Kernel, growth)?;
@@ -106,17 +93,6 @@ impl<M: Machine> Kernel<M> {
     fn cap_refund(&mut self, payer: UnitId) {
         self.refund(payer, Resource::Kernel, Grant::BYTES);
         self.unit_unhold(payer);
-    }
-
-    /// What is left of a quota of a unit and of all units above it.
-    pub(crate) fn quota_left(&self, unit: UnitId, resource: Resource) -> u64 {
-        let (mut left, mut at) = (u64::MAX, Some(unit));
-        while let Some(unit) = at.and_then(|id| self.units.get(id)) {
-            let quota = unit.quotas.seen(resource);
-            left = left.min(quota.limit.saturating_sub(quota.used));
-            at = unit.parent;
-        }
-        left
     }
 
     /// Refunds grants that were removed.

@@ -79,7 +79,10 @@ impl<M: Machine> Kernel<M> {
         if send.cap_count > 0 {
             thread.calls.loans.try_reserve(MAX).map_err(|_| Error::NoMemory)?;
         }
+        self.trace.counts.calls += 1;
+        self.trace.counts.messages_sent += 1;
         self.channel_work.serial = self.channel_work.serial.wrapping_add(1).max(1);
+        let thread = self.threads.get_mut(caller.thread).ok_or(Error::BadState)?;
         thread.calls.serial = self.channel_work.serial;
         thread.calls.send = send;
         thread.calls.receive = receive;
@@ -88,7 +91,7 @@ impl<M: Machine> Kernel<M> {
             let wait = ChannelWait { channel: id, end, what: Waiting::Reply };
             self.block(caller, Wait::Channel(wait), patience.deadline);
             self.call_queue(caller.thread, id, end);
-            self.settle(id, to, Some(caller.cpu));
+            self.channel_settle(id, to, Some(caller.cpu));
             self.raise_readable(id, to);
         } else {
             if let Some(channel) = self.channels.get_mut(id) {

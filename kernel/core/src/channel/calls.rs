@@ -8,7 +8,7 @@ use super::inbox::{Inbox, Limits};
 use super::{Channel, ChannelId, End, Side};
 use crate::caller::{Answer, Caller, Out, Outcome};
 use crate::cap::Cap;
-use crate::event::Watchers;
+use crate::event::{Source, Watchers};
 use crate::kernel::Kernel;
 use crate::machine::Machine;
 use crate::object::Object;
@@ -143,9 +143,9 @@ impl<M: Machine> Kernel<M> {
         if sets(ChanAttrMask::DROP_POLICY) {
             inbox.policy = attr.drop_policy;
         }
-        self.settle(id, end, None);
+        self.channel_settle(id, end, None);
         if self.may_send(id, end.peer()) {
-            self.raise_channel(id, end.peer(), EventMask::WRITABLE);
+            self.raise(Source::Channel(id, end.peer()), EventMask::WRITABLE, 0, 0);
         }
         Ok(Outcome::OK)
     }
@@ -166,7 +166,7 @@ impl<M: Machine> Kernel<M> {
         answer.senders = peer.senders.len();
         answer.open_calls = side.open_calls;
         answer.peer_closed = u32::from(peer.closed);
-        answer.payload_crc = u32::from(self.channel_work.sampling.is_on());
+        answer.payload_crc = u32::from(self.config.payload_crc);
         // The sending end of a UNI channel has no queue; its limits are those of the other end.
         if let Some(inbox) = side.inbox.as_ref().or(peer.inbox.as_ref()) {
             answer.drop_policy = inbox.policy;
@@ -206,10 +206,5 @@ impl<M: Machine> Kernel<M> {
     /// Who watches an end.
     pub(crate) fn channel_watchers(&mut self, id: ChannelId, end: End) -> Option<&mut Watchers> {
         self.channels.get_mut(id).map(|channel| &mut channel.side_mut(end).watchers)
-    }
-
-    /// Checks one payload in `interval`; 0: none (seed 17.2). Messages that are queued keep what they were sent with.
-    pub(crate) fn channel_crc_sampling(&mut self, interval: u32) {
-        self.channel_work.sampling.set(interval);
     }
 }

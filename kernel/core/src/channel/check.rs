@@ -111,31 +111,18 @@ impl Crc {
 /// Which messages get a checksum.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Sampling {
-    /// One in this many; 0: none.
-    interval: u32,
     count: u32,
 }
 
 impl Sampling {
-    /// Takes one message in `interval`; 0: none.
-    pub(crate) const fn set(&mut self, interval: u32) {
-        self.interval = interval;
-        self.count = 0;
-    }
-
-    /// Whether any is taken.
-    pub(crate) const fn is_on(&self) -> bool {
-        self.interval != 0
-    }
-
-    /// Whether this one is taken.
+    /// Whether this message is taken: one in `interval`; 0: none.
     #[inline]
-    pub(crate) const fn take(&mut self) -> bool {
-        if self.interval == 0 {
+    pub(crate) const fn take(&mut self, interval: u32) -> bool {
+        if interval == 0 {
             return false;
         }
         self.count += 1;
-        if self.count >= self.interval {
+        if self.count >= interval {
             self.count = 0;
             return true;
         }
@@ -181,9 +168,8 @@ mod tests {
     #[test]
     fn one_message_in_the_interval_is_sampled() {
         let mut sampling = Sampling::default();
-        assert!(!sampling.take() && !sampling.is_on());
-        sampling.set(3);
-        let taken: std::vec::Vec<bool> = (0..6).map(|_| sampling.take()).collect();
+        assert!(!sampling.take(0));
+        let taken: std::vec::Vec<bool> = (0..6).map(|_| sampling.take(3)).collect();
         assert_eq!(taken, [false, false, true, false, false, true]);
     }
 }

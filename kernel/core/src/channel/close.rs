@@ -5,6 +5,7 @@ use holm_abi::{Error, EventMask};
 use super::inbox::Inbox;
 use super::{ChannelId, ChannelWait, End, Recheck, Stage, Waiting};
 use crate::cap::Progress;
+use crate::event::Source;
 use crate::kernel::Kernel;
 use crate::machine::Machine;
 use crate::object::Object;
@@ -45,7 +46,7 @@ impl<M: Machine> Kernel<M> {
                         let _ = inbox.remove(slot);
                     }
                     if !was && self.may_send(id, end) {
-                        self.raise_channel(id, end, EventMask::WRITABLE);
+                        self.raise(Source::Channel(id, end), EventMask::WRITABLE, 0, 0);
                     }
                 }
                 self.call_over(thread, id, end.peer());
@@ -64,7 +65,7 @@ impl<M: Machine> Kernel<M> {
         if side.open_calls > 0 {
             channel.orphans = Some(0);
         }
-        self.raise_channel(id, end.peer(), EventMask::CLOSED);
+        self.raise(Source::Channel(id, end.peer()), EventMask::CLOSED, 0, 0);
         self.channel_queue(id);
     }
 
@@ -89,7 +90,9 @@ impl<M: Machine> Kernel<M> {
         }
         let Some(channel) = self.channels.get(id) else { return Progress::Done };
         if channel.sides.iter().all(|side| side.closed) {
-            self.channel_gone(id);
+            for end in [End::A, End::B] {
+                self.watchers_gone(Source::Channel(id, end));
+            }
             if let Some(channel) = self.channels.remove(id) {
                 self.refund(channel.payer, Resource::Kernel, channel.bytes);
                 self.unit_unhold(channel.payer);
@@ -97,8 +100,8 @@ impl<M: Machine> Kernel<M> {
             return Progress::Done;
         }
         // These queue the channel again when they come to their bound.
-        self.settle(id, End::A, None);
-        self.settle(id, End::B, None);
+        self.channel_settle(id, End::A, None);
+        self.channel_settle(id, End::B, None);
         Progress::Done
     }
 

@@ -10,6 +10,7 @@ use super::{ChannelId, ChannelWait, End, Waiting};
 use crate::caller::{Answer, Caller, InOut, Outcome};
 use crate::cap::transfer::{MAX, Parcel, arriving};
 use crate::cap::{Cap, GrantId};
+use crate::event::Source;
 use crate::kernel::Kernel;
 use crate::machine::{Machine, Nanos};
 use crate::object::Object;
@@ -105,7 +106,7 @@ impl<M: Machine> Kernel<M> {
             };
             match self.deliver(id, end, slot, caller.thread) {
                 Ok(value) => {
-                    self.settle(id, end, None);
+                    self.channel_settle(id, end, None);
                     return Ok(Outcome::Done(value));
                 }
                 Err(Undelivered::Receiver(error)) => return Err(error),
@@ -128,6 +129,7 @@ impl<M: Machine> Kernel<M> {
             }
             Undelivered::Damaged => {
                 self.channel_work.damaged += 1;
+                self.trace.counts.messages_dropped += 1;
                 match caller {
                     Some(caller) if self.call_is_queued(caller, id, end, slot) => self.give_up(caller, Error::Canceled),
                     _ => {
@@ -266,8 +268,10 @@ impl<M: Machine> Kernel<M> {
         let was_full = !inbox.fits(inbox.made().message);
         let _ = inbox.remove(slot);
         inbox.received += 1;
+        self.trace.counts.messages_received += 1;
+        let Some(inbox) = self.inbox(id, end) else { return };
         if was_full && inbox.fits(inbox.made().message) {
-            self.raise_channel(id, end.peer(), EventMask::WRITABLE);
+            self.raise(Source::Channel(id, end.peer()), EventMask::WRITABLE, 0, 0);
         }
     }
 

@@ -75,6 +75,9 @@ impl<M: Machine> Kernel<M> {
         inbox.sent += 1;
         inbox.received += 1;
         self.channel_work.sequence += 1;
+        self.trace.counts.calls += 1;
+        self.trace.counts.messages_sent += 1;
+        self.trace.counts.messages_received += 1;
         self.channel_work.serial = self.channel_work.serial.wrapping_add(1).max(1);
         from.calls.serial = self.channel_work.serial;
         from.calls.receive = ReceiveRequest::SHORT;

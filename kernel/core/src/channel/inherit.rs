@@ -60,6 +60,17 @@ impl<M: Machine> Kernel<M> {
         Callers { threads: &self.threads, next, left: LOOK }
     }
 
+    /// How long the chain is along which `thread` lends its rank: 16 at most.
+    pub(crate) fn call_depth(&self, thread: ThreadId) -> u32 {
+        let (mut at, mut depth) = (thread, 0);
+        while depth < CHAIN
+            && let Some(next) = self.threads.get(at).and_then(|thread| thread.calls.lends_to())
+        {
+            (at, depth) = (next, depth + 1);
+        }
+        depth
+    }
+
     /// The rank of `thread` itself changed: those that it lends it to follow.
     pub(crate) fn calls_rank_changed(&mut self, thread: ThreadId) {
         if let Some(server) = self.threads.get(thread).and_then(|thread| thread.calls.lends_to()) {
@@ -70,6 +81,14 @@ impl<M: Machine> Kernel<M> {
     /// Puts `caller` in the list of `server`, and lends its rank when `wanted`.
     pub(super) fn caller_link(&mut self, server: ThreadId, caller: ThreadId, wanted: bool) {
         let lends = wanted && !self.chain_meets(server, caller);
+        self.caller_list(server, caller, lends);
+        if lends {
+            self.ranks_rise(server, caller);
+        }
+    }
+
+    /// Puts `caller` in the list of `server`; no rank follows.
+    pub(crate) fn caller_list(&mut self, server: ThreadId, caller: ThreadId, lends: bool) {
         let Some(entry) = self.threads.get_mut(server) else { return };
         let older = entry.calls.callers.replace(caller);
         if let Some(older) = older.and_then(|older| self.threads.get_mut(older)) {
@@ -78,9 +97,6 @@ impl<M: Machine> Kernel<M> {
         if let Some(entry) = self.threads.get_mut(caller) {
             let calls = &mut entry.calls;
             (calls.lends_to, calls.lends, calls.newer, calls.older) = (Some(server), lends, None, older);
-        }
-        if lends {
-            self.ranks_rise(server, caller);
         }
     }
 
@@ -93,7 +109,7 @@ impl<M: Machine> Kernel<M> {
     }
 
     /// Takes `caller` out of the list it is in; says whose, and whether it lent its rank.
-    pub(super) fn caller_cut(&mut self, caller: ThreadId) -> Option<(ThreadId, bool)> {
+    pub(crate) fn caller_cut(&mut self, caller: ThreadId) -> Option<(ThreadId, bool)> {
         let calls = &mut self.threads.get_mut(caller)?.calls;
         let server = calls.lends_to.take()?;
         let (newer, older) = (calls.newer.take(), calls.older.take());

@@ -10,6 +10,7 @@ use crate::caller::{Answer, Caller, Outcome};
 use crate::cap::grant::Grant;
 use crate::cap::transfer::Parcel;
 use crate::cap::{Cap, GrantId};
+use crate::event::Source;
 use crate::kernel::Kernel;
 use crate::machine::{Machine, Nanos};
 use crate::object::Object;
@@ -65,7 +66,7 @@ impl<M: Machine> Kernel<M> {
         match self.admission(id, end, request.length) {
             Admission::Now => {
                 self.send_now(caller.thread, caller.unit, id, end, &request, &parcel)?;
-                self.settle(id, end.peer(), None);
+                self.channel_settle(id, end.peer(), None);
                 self.raise_readable(id, end.peer());
                 Ok(Outcome::OK)
             }
@@ -94,6 +95,7 @@ impl<M: Machine> Kernel<M> {
                 if let Some(inbox) = self.inbox_mut(id, end.peer()) {
                     inbox.dropped += 1;
                 }
+                self.trace.counts.messages_dropped += 1;
                 Ok(Outcome::OK)
             }
             Admission::Refuse => Err(Error::NoSpace),
@@ -122,10 +124,11 @@ impl<M: Machine> Kernel<M> {
                 inbox.dropped += 1;
                 inbox.remove(slot)
             });
+            self.trace.counts.messages_dropped += 1;
             self.message_drop(header.and_then(|header| header.caps));
         }
         self.send_now(caller.thread, caller.unit, id, end, request, parcel)?;
-        self.settle(id, to, None);
+        self.channel_settle(id, to, None);
         self.raise_readable(id, to);
         Ok(Outcome::OK)
     }
@@ -133,7 +136,7 @@ impl<M: Machine> Kernel<M> {
     /// Tells those who watch an end that a message came, unless somebody got it at once.
     pub(super) fn raise_readable(&mut self, id: ChannelId, end: End) {
         if self.inbox(id, end).is_some_and(|inbox| inbox.first().is_some()) {
-            self.raise_channel(id, end, EventMask::READABLE);
+            self.raise(Source::Channel(id, end), EventMask::READABLE, 0, 0);
         }
     }
 
@@ -192,11 +195,19 @@ impl<M: Machine> Kernel<M> {
     /// [`Kernel::parcel_make`] for capabilities that stay in kernel memory of `unit`.
     fn parcel_make_paid(&mut self, parcel: Parcel, unit: UnitId) -> Result<Parcel, Error> {
         if parcel.len() > 0 {
-            if u64::from(parcel.len()) * Grant::BYTES > self.quota_left(unit, Resource::Kernel) {
+            if u64::from(parcel.len()) * Grant::BYTES > self.spare(unit, Resource::Kernel) {
                 return Err(Error::Quota);
             }
         }
         self.parcel_make(parcel, unit)
+    }
+
+    /// Whether the payload of the next message gets a checksum.
+    fn payload_sampled(&mut self) -> bool {
+        let interval = if self.config.payload_crc { self.config.crc_interval } else { 0 };
+        let sampled = self.channel_work.sampling.take(interval);
+        self.trace.counts.payload_checks += u64::from(sampled);
+        sampled
     }
 
     /// Queues a message for which there is room.
@@ -213,7 +224,7 @@ impl<M: Machine> Kernel<M> {
         parcel: &Parcel,
     ) -> Result<(), Error> {
         let to = end.peer();
-        let sampled = self.channel_work.sampling.take();
+        let sampled = self.payload_sampled();
         let inbox = self.inbox_mut(id, to).ok_or(Error::PeerClosed)?;
         let reserved = inbox.reserve(request.length).ok_or(Error::NoSpace)?;
         let mut cursor = inbox.cursor(reserved.slot, u32::MAX);
@@ -266,6 +277,7 @@ impl<M: Machine> Kernel<M> {
         if let Some(inbox) = self.inbox_mut(id, to) {
             inbox.push(reserved, header.sealed());
         }
+        self.trace.counts.messages_sent += 1;
         Ok(())
     }
 

@@ -26,7 +26,7 @@ impl<M: Machine> Kernel<M> {
     /// Serves receivers and senders that wait at the inbox of `end` until nothing fits together any more. The first
     /// receiver that is served runs next on `direct`, whose thread blocked in a call.
     #[inline]
-    pub(super) fn settle(&mut self, id: ChannelId, end: End, direct: Option<CpuId>) {
+    pub(super) fn channel_settle(&mut self, id: ChannelId, end: End, direct: Option<CpuId>) {
         if self.next_step(id, end).is_some() {
             self.settle_steps(id, end, direct);
         }

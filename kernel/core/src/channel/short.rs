@@ -1,4 +1,5 @@
-//! Messages of up to 32 bytes that travel in registers (the contract's point 3): no user memory is touched.
+//! Messages of up to 32 bytes that travel in registers: no user memory is touched. The payload is taken from the caller's
+//! saved registers; the words among the arguments of the calls are the same ones.
 
 use holm_abi::{Error, ObjectType, Rights, Short, ShortFlags};
 
@@ -24,7 +25,16 @@ impl<M: Machine> Kernel<M> {
     ///
     /// # Errors
     /// Those of the table of calls.
-    pub(crate) fn chan_send_short(&mut self, caller: Caller, short: Short, deadline: Nanos) -> Answer {
+    pub(crate) fn chan_send_short(
+        &mut self,
+        caller: Caller,
+        short: Short,
+        deadline: Nanos,
+        _: u64,
+        _: u64,
+        _: u64,
+        _: u64,
+    ) -> Answer {
         let cap = self.short_channel(caller, short, Rights::SEND)?;
         let nonblock = short.flags.contains(ShortFlags::NONBLOCK);
         self.send(caller, cap, SendRequest::short(short, cap), Patience { nonblock, deadline })
@@ -45,7 +55,16 @@ impl<M: Machine> Kernel<M> {
     /// # Errors
     /// Those of the table of calls.
     #[inline]
-    pub(crate) fn chan_call_short(&mut self, caller: Caller, short: Short, deadline: Nanos) -> Answer {
+    pub(crate) fn chan_call_short(
+        &mut self,
+        caller: Caller,
+        short: Short,
+        deadline: Nanos,
+        _: u64,
+        _: u64,
+        _: u64,
+        _: u64,
+    ) -> Answer {
         if self.fast_call(caller, short, deadline).is_some() {
             return Ok(Outcome::Blocked);
         }
@@ -64,7 +83,16 @@ impl<M: Machine> Kernel<M> {
     ///
     /// # Errors
     /// Those of the table of calls.
-    pub(crate) fn chan_reply_short(&mut self, caller: Caller, short: Short, token: u64) -> Answer {
+    pub(crate) fn chan_reply_short(
+        &mut self,
+        caller: Caller,
+        short: Short,
+        token: u64,
+        _: u64,
+        _: u64,
+        _: u64,
+        _: u64,
+    ) -> Answer {
         let cap = self.short_channel(caller, short, Rights::RECEIVE)?;
         let replied = self.reply(caller, cap, token, SendRequest::short(short, cap))?;
         self.wake_with_registers(replied);
@@ -76,7 +104,16 @@ impl<M: Machine> Kernel<M> {
     /// # Errors
     /// Those of the table of calls.
     #[inline]
-    pub(crate) fn chan_reply_recv_short(&mut self, caller: Caller, short: Short, token: u64) -> Answer {
+    pub(crate) fn chan_reply_recv_short(
+        &mut self,
+        caller: Caller,
+        short: Short,
+        token: u64,
+        _: u64,
+        _: u64,
+        _: u64,
+        _: u64,
+    ) -> Answer {
         if self.fast_reply_recv(caller, short, token).is_some() {
             return Ok(Outcome::Blocked);
         }

@@ -211,7 +211,7 @@ impl Model {
         true
     }
 
-    fn settle(&mut self) {
+    fn channel_settle(&mut self) {
         loop {
             if let Some(receiver) = self.receivers.front().copied()
                 && let Doing::Receives { room, flags } = self.threads[receiver].clone()
@@ -261,7 +261,7 @@ impl Model {
                 }
             }
         }
-        self.settle();
+        self.channel_settle();
     }
 
     fn receive(&mut self, thread: usize, room: u32, flags: MsgFlags, nonblock: bool) {
@@ -273,14 +273,14 @@ impl Model {
                 self.receivers.push_back(thread);
             }
         }
-        self.settle();
+        self.channel_settle();
     }
 
     fn give_up(&mut self, thread: usize) {
         self.receivers.retain(|waiting| *waiting != thread);
         self.senders.retain(|waiting| *waiting != thread);
         self.end(thread, Err(Error::TimedOut), None);
-        self.settle();
+        self.channel_settle();
     }
 }
 
@@ -296,7 +296,7 @@ proptest! {
         steps in proptest::collection::vec((0u8..10, 0usize..4, any::<u16>(), any::<u8>()), 0..120),
     ) {
         let (mut kernel, units, callers) = ipc::kernel(2, 4);
-        kernel.channel_crc_sampling(crc);
+        (kernel.config.payload_crc, kernel.config.crc_interval) = (crc > 0, crc.max(1));
         let spec = ChanSpec {
             mode: [ChanMode::Uni, ChanMode::Bidi][mode],
             drop_policy: POLICIES[policy],
@@ -683,7 +683,7 @@ fn what_cannot_be_made_is_refused_and_costs_nothing() {
 #[test]
 fn a_damaged_message_is_dropped_and_counted() {
     let (mut kernel, _, callers, ends) = pair();
-    kernel.channel_crc_sampling(1);
+    (kernel.config.payload_crc, kernel.config.crc_interval) = (true, 1);
     for payload in [b"first", b"later"] {
         let io = message(&mut kernel, callers[0], payload, &[]);
         send(&mut kernel, callers[0], ends[0], io).unwrap();

@@ -17,6 +17,7 @@ use crate::cap::Types;
 use crate::machine::Nanos;
 use crate::object::Object;
 use crate::quota::Quota;
+use crate::sched::Params;
 use crate::testing::ipc;
 use crate::thread::ThreadId;
 
@@ -40,12 +41,12 @@ fn token(kernel: &Sim, caller: Caller) -> u64 {
 
 fn call_short(kernel: &mut Sim, caller: Caller, handle: Handle, payload: [u64; 4], bytes: u8) -> Answer {
     set_words(kernel, caller, payload);
-    kernel.chan_call_short(caller, short(handle, bytes), Nanos::NEVER)
+    kernel.chan_call_short(caller, short(handle, bytes), Nanos::NEVER, 0, 0, 0, 0)
 }
 
-/// What a thread that nobody lends to runs with, and what it runs with now.
-fn rank(kernel: &Sim, thread: ThreadId) -> i64 {
-    kernel.threads.get(thread).unwrap().exit_code
+/// The priority that a thread runs with now.
+fn rank(kernel: &Sim, thread: ThreadId) -> u8 {
+    kernel.threads.get(thread).unwrap().sched.priority
 }
 
 /// Clients 0 to 5 of one unit, servers 0 to 2 of three others, each with the receiving end of its own channel, of which
@@ -77,9 +78,9 @@ impl World {
         }
         for (at, caller) in threads.iter().enumerate() {
             let thread = kernel.threads.get_mut(caller.thread).unwrap();
-            // Ranks of their own: the stand-in for the scheduler takes them from here.
-            thread.number = at as u32 % 4;
-            thread.exit_code = i64::from(thread.number);
+            let own = Params::fixed(at as u8 % 4);
+            thread.sched.params = own;
+            (thread.sched.class, thread.sched.priority) = (own.class, own.priority);
         }
         let (mut receive, mut ids) = (Vec::new(), Vec::new());
         let mut send = std::vec![std::vec![None; SERVERS]; CLIENTS + SERVERS];
@@ -168,9 +169,9 @@ impl World {
                 let whom = waits_for.map(|whose| self.threads[whose]);
                 let waited = whom.is_some_and(|whom| self.waits_on(whom, spent));
                 let answer = if op == 8 && spent != 0 {
-                    self.kernel.chan_reply_short(caller, short(self.receive[server], 32), spent)
+                    self.kernel.chan_reply_short(caller, short(self.receive[server], 32), spent, 0, 0, 0, 0)
                 } else {
-                    self.kernel.chan_reply_recv_short(caller, short(self.receive[server], 32), spent)
+                    self.kernel.chan_reply_recv_short(caller, short(self.receive[server], 32), spent, 0, 0, 0, 0)
                 };
                 if spent != 0 && !waited {
                     assert_eq!(answer, Err(Error::NotFound), "nobody waits for this reply any more");
@@ -196,7 +197,8 @@ impl World {
                     .chain(self.spent.iter().copied())
                     .collect();
                 for token in foreign {
-                    let answer = self.kernel.chan_reply_short(caller, short(self.receive[server], 0), token);
+                    let answer =
+                        self.kernel.chan_reply_short(caller, short(self.receive[server], 0), token, 0, 0, 0, 0);
                     assert_eq!(answer, Err(Error::NotFound));
                 }
             }
@@ -229,7 +231,7 @@ impl World {
                 .threads
                 .iter()
                 .filter(|other| self.reaches(other.thread, caller.thread))
-                .map(|other| i64::from(self.kernel.threads.get(other.thread).unwrap().number))
+                .map(|other| self.kernel.threads.get(other.thread).unwrap().sched.params.priority)
                 .max();
             assert_eq!(rank(&self.kernel, caller.thread), best.unwrap(), "{:?}", caller.thread);
         }
@@ -292,7 +294,7 @@ impl World {
                 thread.wait,
                 calls.stage,
                 calls.serial,
-                thread.exit_code,
+                thread.sched.priority,
                 calls.lends_to,
                 calls.lends,
                 calls.newer,
@@ -341,7 +343,7 @@ fn the_fast_path_is_taken_for_a_call_and_its_reply() {
     let mut world = World::new(ChanFlags::NONE);
     let (client, server) = (world.threads[0], world.threads[CLIENTS]);
     let (to, from) = (world.send[0][0].unwrap(), world.receive[0]);
-    assert_eq!(world.kernel.chan_reply_recv_short(server, short(from, 0), 0), Ok(Outcome::Blocked));
+    assert_eq!(world.kernel.chan_reply_recv_short(server, short(from, 0), 0, 0, 0, 0, 0), Ok(Outcome::Blocked));
     set_words(&mut world.kernel, client, [1, 2, 3, 4]);
     assert_eq!(world.kernel.fast_call(client, short(to, 32), Nanos::NEVER), Some(()));
     assert_eq!(words(&world.kernel, server), [1, 2, 3, 4]);

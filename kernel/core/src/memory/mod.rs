@@ -16,6 +16,8 @@ pub mod load;
 pub mod mapping;
 pub mod region;
 pub mod space;
+#[cfg(test)]
+mod tests;
 pub mod tree;
 
 use crate::arena::Id;
