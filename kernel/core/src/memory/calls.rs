@@ -1,15 +1,16 @@
 //! The system calls on memory, guest spaces and the boot archive.
 
 use holm_abi::{
-    ArchiveEntry, Backing, Error, MapFlags, MapSpec, MappingInfo, ObjectType, Protection, RegionFlags, RegionInfo, RegionSpec,
-    Rights, TransferMode,
+    ArchiveEntry, Backing, Error, MapFlags, MapSpec, MappingInfo, ObjectType, Protection, RegionFlags, RegionInfo,
+    RegionSpec, Rights, TransferMode,
 };
 
 use super::region::STEP;
 use super::space::{Placement, USER_START};
 use super::{Access, AddressSpaceId, Fill, ImageId, Progress, RegionId, elf};
-use crate::caller::{Answer, Caller, Outcome, UserSlice};
+use crate::caller::{Answer, Caller, Out, Outcome};
 use crate::cap::Cap;
+use crate::dispatch::{Records, UserSlice};
 use crate::kernel::Kernel;
 use crate::machine::{HALF, Machine, PAGE_SIZE};
 use crate::object::Object;
@@ -77,7 +78,9 @@ impl<M: Machine> Kernel<M> {
 
     /// Makes a region of zero pages.
     pub(crate) fn vm_region_create(&mut self, caller: Caller, spec: RegionSpec) -> Answer {
-        if let Some(Fill::Region { region, at }) = self.threads.get_mut(caller.thread).and_then(|entry| entry.memory.fill) {
+        if let Some(Fill::Region { region, at }) =
+            self.threads.get_mut(caller.thread).and_then(|entry| entry.memory.fill)
+        {
             return self.region_fill(caller, region, at);
         }
         if spec.bytes == 0 || !spec.bytes.is_multiple_of(PAGE) || spec.bytes > holm_abi::limits::MAX_REGION {
@@ -138,7 +141,9 @@ impl<M: Machine> Kernel<M> {
 
     /// Maps a part of a region.
     pub(crate) fn vm_map(&mut self, caller: Caller, target: Object, region: Cap, spec: MapSpec) -> Answer {
-        if let Some(fill @ Fill::Mapping { .. }) = self.threads.get_mut(caller.thread).and_then(|entry| entry.memory.fill) {
+        if let Some(fill @ Fill::Mapping { .. }) =
+            self.threads.get_mut(caller.thread).and_then(|entry| entry.memory.fill)
+        {
             return self.mapping_fill(caller, fill);
         }
         let space = self.target_space(target)?;
@@ -226,13 +231,7 @@ impl<M: Machine> Kernel<M> {
     }
 
     /// The mapping, or the hole, at an address.
-    pub(crate) fn vm_query(
-        &mut self,
-        caller: Caller,
-        target: Object,
-        address: u64,
-        info: crate::caller::Out<MappingInfo>,
-    ) -> Answer {
+    pub(crate) fn vm_query(&mut self, caller: Caller, target: Object, address: u64, info: Out<MappingInfo>) -> Answer {
         let id = self.target_space(target)?;
         let space = self.spaces.get(id).ok_or(Error::BadState)?;
         if address < space.low || address >= space.high {
@@ -314,12 +313,7 @@ impl<M: Machine> Kernel<M> {
     }
 
     /// Tells size and pages of a region.
-    pub(crate) fn vm_region_get_info(
-        &mut self,
-        caller: Caller,
-        region: Cap,
-        info: crate::caller::Out<RegionInfo>,
-    ) -> Answer {
+    pub(crate) fn vm_region_get_info(&mut self, caller: Caller, region: Cap, info: Out<RegionInfo>) -> Answer {
         let id = Self::region_of(&region)?;
         let entry = self.regions.get(id).ok_or(Error::BadHandle)?;
         let mut told = RegionInfo::new();
@@ -394,9 +388,15 @@ impl<M: Machine> Kernel<M> {
     }
 
     /// Lists files of the boot archive; one whose sum is not known yet is summed first.
-    pub(crate) fn archive_list(&mut self, caller: Caller, _archive: Cap, first: u64, entries: UserSlice) -> Answer {
+    pub(crate) fn archive_list(
+        &mut self,
+        caller: Caller,
+        _archive: Cap,
+        first: u64,
+        entries: Records<ArchiveEntry>,
+    ) -> Answer {
         let mut written = 0;
-        let room = entries.length.min(holm_abi::limits::MAX_RECORDS).min(STEP as u64 / 4);
+        let room = entries.count.min(holm_abi::limits::MAX_RECORDS).min(STEP as u64 / 4);
         while written < room {
             let at = usize::try_from(first.saturating_add(written)).unwrap_or(usize::MAX);
             let Some(image) = self.archive.at(at).and_then(|id| self.images.get_mut(id)) else { break };
@@ -411,8 +411,7 @@ impl<M: Machine> Kernel<M> {
             entry.name.iter_mut().zip(image.name).for_each(|(to, from)| *to = *from);
             let mut bytes = [0; ArchiveEntry::SIZE];
             entry.encode_whole(&mut bytes);
-            let to = entries.address.wrapping_add(written * ArchiveEntry::SIZE as u64);
-            self.copy_out(caller.unit, to, &bytes)?;
+            self.copy_out(caller.unit, entries.at(written), &bytes)?;
             written += 1;
         }
         Ok(Outcome::Done(written))

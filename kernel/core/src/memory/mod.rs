@@ -8,14 +8,16 @@
 
 pub mod access;
 pub mod archive;
+pub mod calls;
 pub mod elf;
 pub mod fault;
 pub mod frames;
 pub mod load;
 pub mod mapping;
 pub mod region;
-pub mod calls;
 pub mod space;
+#[cfg(test)]
+mod tests;
 pub mod tree;
 
 use crate::arena::Id;

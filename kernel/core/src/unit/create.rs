@@ -135,13 +135,7 @@ impl<M: Machine> Kernel<M> {
     }
 
     /// Takes labels from a unit's memory.
-    pub(super) fn labels_take(
-        &mut self,
-        id: UnitId,
-        from: UnitId,
-        address: u64,
-        count: u32,
-    ) -> Result<(), Error> {
+    pub(super) fn labels_take(&mut self, id: UnitId, from: UnitId, address: u64, count: u32) -> Result<(), Error> {
         if count as usize > MAX_LABELS {
             return Err(Error::TooBig);
         }
@@ -261,7 +255,7 @@ impl<M: Machine> Kernel<M> {
             thread = self.units.get(id).and_then(|unit| unit.threads.after(&self.threads, next));
             self.thread_start(next)?;
         }
-        self.raise(crate::event::Source::Unit(id), holm_abi::EventMask::STARTED.bits(), 0, 0);
+        self.raise(crate::event::Source::Unit(id), holm_abi::EventMask::STARTED, 0, 0);
         Ok(())
     }
 
