@@ -21,6 +21,7 @@ use crate::sched::Sched;
 use crate::thread::{Thread, ThreadId, ThreadState};
 use crate::time::Timers;
 use crate::trace::Trace;
+use crate::unit::boot::BootError;
 use crate::unit::{DyingUnits, Unit};
 use crate::wait::Wait;
 
