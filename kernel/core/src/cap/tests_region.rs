@@ -59,7 +59,7 @@ fn revoke_of_memory_returns_when_nothing_is_mapped_through_it() {
     }
     for unit in &units[1..] {
         assert_eq!(kernel.copy_in(*unit, AT, &mut [0]), Err(Error::Fault));
-        let space = kernel.units.get(*unit).unwrap().memory.root.or(kernel.units.get(*unit).unwrap().memory.root);
+        let space = kernel.units.get(*unit).unwrap().memory.root;
         if let Some(space) = space {
             assert!((0..PAGES).all(|page| kernel.machine.translate(space, AT + page * PAGE_SIZE as u64).is_none()));
         }
