@@ -33,6 +33,10 @@ global_asm!(
     "pvh_entry:",
     "cli",
     "cld",
+    // Time zero, kept in `esi` and `ebp`.
+    "rdtsc",
+    "mov esi, eax",
+    "mov ebp, edx",
     "mov esp, offset boot_stack_physical",
     "mov edi, offset boot_tables_physical",
     // The root: the first 512 GiB, the same at the direct map, and the last 512 GiB.
@@ -89,6 +93,8 @@ global_asm!(
     "mov gs, eax",
     "mov rsp, offset boot_stack_end",
     "mov edi, ebx",
+    "shl rbp, 32",
+    "or rsi, rbp",
     "xor ebp, ebp",
     "mov rax, offset {start}",
     "call rax",

@@ -54,8 +54,9 @@ fn no_memory(frames: u64) -> ! {
     cannot_boot(format_args!("{} KiB of memory are too little", frames / 1024), "give the machine at least 16 MiB")
 }
 
-/// The first Rust, on boot's stack, with the boot tables loaded: `info` is the physical address of the start information.
-extern "C" fn start(info: u64) -> ! {
+/// The first Rust, on boot's stack, with the boot tables loaded: `info` is the physical address of the start information,
+/// `began` the time stamp counter at the first instruction.
+extern "C" fn start(info: u64, began: u64) -> ! {
     serial::start();
     let features = Features::read();
     // SAFETY: one processor runs.
@@ -98,7 +99,7 @@ extern "C" fn start(info: u64) -> ! {
             "give the machine a PIT, or a processor that tells its rate (CPUID 0x15 or 0x40000010)",
         )
     });
-    let clock: &'static Clock = Box::leak(Box::new(Clock::new(hertz, timer)));
+    let clock: &'static Clock = Box::leak(Box::new(Clock::new(began, hertz, timer)));
     clock.start_timer();
     let cpus = start_others(&memory, clock);
     say!(

@@ -35,11 +35,11 @@ pub(crate) struct Clock {
 }
 
 impl Clock {
-    /// A clock that begins now, over a counter of `hertz` ticks per second.
-    pub(crate) fn new(hertz: u64, timer: TimerKind) -> Self {
+    /// A clock that began when the time stamp counter, of `hertz` ticks per second, was at `base`.
+    pub(crate) fn new(base: u64, hertz: u64, timer: TimerKind) -> Self {
         let hertz = u128::from(hertz.max(1));
         Self {
-            base: cpu::tsc(),
+            base,
             multiplier: ((NANOS << SHIFT) / hertz) as u64,
             per_nano: ((hertz << SHIFT) / NANOS) as u64,
             timer,
