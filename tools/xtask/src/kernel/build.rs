@@ -18,7 +18,7 @@ const TARGET: &str = "x86_64-unknown-linux-gnu";
 /// The cargo profile in the root manifest.
 const CARGO_PROFILE: &str = "kernel";
 /// The packages whose programs go into the boot archive. The first one's `holm-init` is called `init` there.
-const PROGRAMS: [&str; 2] = ["holm-init", "holm-guest-tests"];
+const PROGRAMS: [&str; 1] = ["holm-init"];
 const FIRST_PROGRAM: &str = "holm-init";
 
 /// Which checks and hardening are compiled into the kernel (the profiles of the seed, 17.1).
