@@ -10,12 +10,16 @@ use crate::cap::Capabilities;
 use crate::channel::Channel;
 use crate::event::Subscription;
 use crate::machine::{CpuId, FrameNumber, Halt, Machine, Nanos, SpaceId};
-use crate::memory::{Frames, Image, Region};
+use crate::memory::archive::Archive;
+use crate::memory::region::DyingRegions;
+use crate::memory::space::DyingSpaces;
+use crate::memory::tree::Nodes;
+use crate::memory::{AddressSpace, Frames, Image, Region, RegionId};
 use crate::sched::Sched;
 use crate::thread::{Thread, ThreadId, ThreadState};
 use crate::time::Timers;
 use crate::trace::Trace;
-use crate::unit::Unit;
+use crate::unit::{DyingUnits, Unit};
 use crate::wait::Wait;
 
 /// Frames that are memory and not taken by the kernel image, its heap, the boot archive or the machine layer.
@@ -84,6 +88,16 @@ pub struct Kernel<M> {
     pub(crate) channels: Arena<Channel>,
     pub(crate) subscriptions: Arena<Subscription>,
     pub(crate) images: Arena<Image>,
+    pub(crate) archive: Archive,
+    pub(crate) spaces: Arena<AddressSpace>,
+    pub(crate) nodes: Nodes,
+    /// The page by which programs read the clocks, once it was needed.
+    pub(crate) time_page: Option<RegionId>,
+    pub(crate) dying_regions: DyingRegions,
+    pub(crate) dying_spaces: DyingSpaces,
+    pub(crate) dying_units: DyingUnits,
+    /// Random bits of this boot: the node's identity.
+    pub(crate) node: [u8; 16],
     pub(crate) caps: Capabilities,
     pub(crate) frames: Frames,
     pub(crate) sched: Sched,
@@ -93,6 +107,33 @@ pub struct Kernel<M> {
 }
 
 impl<M: Machine> Kernel<M> {
+    /// A kernel without objects and memory over `machine`.
+    pub(crate) fn bare(machine: M) -> Self {
+        Self {
+            units: Arena::default(),
+            threads: Arena::default(),
+            regions: Arena::default(),
+            channels: Arena::default(),
+            subscriptions: Arena::default(),
+            images: Arena::default(),
+            archive: Archive::default(),
+            spaces: Arena::default(),
+            nodes: Nodes::default(),
+            time_page: None,
+            dying_regions: DyingRegions::default(),
+            dying_spaces: DyingSpaces::default(),
+            dying_units: DyingUnits::default(),
+            node: [0; 16],
+            caps: Capabilities::default(),
+            frames: Frames::default(),
+            sched: Sched::default(),
+            timers: Timers::default(),
+            trace: Trace::default(),
+            halt: None,
+            machine,
+        }
+    }
+
     /// The machine below.
     pub const fn machine(&mut self) -> &mut M {
         &mut self.machine

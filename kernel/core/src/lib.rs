@@ -35,6 +35,7 @@ pub mod time;
 pub mod trace;
 pub mod unit;
 pub mod wait;
+pub mod work;
 
 pub use caller::{Answer, Caller, Outcome};
 pub use kernel::{BootInfo, Fault, Kernel, MemoryRange, Next};

@@ -29,6 +29,8 @@ pub enum Through {
     Wait,
     /// A run queue.
     Run,
+    /// The threads of a unit.
+    Unit,
 }
 
 impl Through {
@@ -36,6 +38,7 @@ impl Through {
         match self {
             Self::Wait => &mut thread.wait_link,
             Self::Run => &mut thread.run_link,
+            Self::Unit => &mut thread.unit_link,
         }
     }
 
@@ -43,6 +46,7 @@ impl Through {
         match self {
             Self::Wait => &thread.wait_link,
             Self::Run => &thread.run_link,
+            Self::Unit => &thread.unit_link,
         }
     }
 }
@@ -100,6 +104,36 @@ impl Queue {
             None => self.first = Some(thread),
         }
         self.last = Some(thread);
+        self.length += 1;
+    }
+
+    /// The thread that came last.
+    #[must_use]
+    pub const fn last(&self) -> Option<ThreadId> {
+        self.last
+    }
+
+    /// The thread in front of `thread`, which is in this queue.
+    #[must_use]
+    pub fn before(&self, threads: &Arena<Thread>, thread: ThreadId) -> Option<ThreadId> {
+        self.through.seen(threads.get(thread)?).previous
+    }
+
+    /// Adds `thread` right behind `behind`, which is in this queue. Nothing happens when it is in a queue already.
+    pub fn insert_behind(&mut self, threads: &mut Arena<Thread>, behind: ThreadId, thread: ThreadId) {
+        let Some(next) = self.after(threads, behind) else { return self.push(threads, thread) };
+        let Some(entry) = threads.get_mut(thread) else { return };
+        let link = self.through.of(entry);
+        if link.queued {
+            return;
+        }
+        *link = Link { previous: Some(behind), next: Some(next), queued: true };
+        if let Some(entry) = threads.get_mut(behind) {
+            self.through.of(entry).next = Some(thread);
+        }
+        if let Some(entry) = threads.get_mut(next) {
+            self.through.of(entry).previous = Some(thread);
+        }
         self.length += 1;
     }
 

@@ -2,7 +2,8 @@
 
 use crate::arena::Id;
 use crate::channel::ThreadCalls;
-use crate::machine::Nanos;
+use crate::machine::{Nanos, SpaceId};
+use crate::memory::ThreadMemory;
 use crate::queue::Link;
 use crate::restricted::ThreadRestricted;
 use crate::sched::ThreadSched;
@@ -87,10 +88,16 @@ pub struct Thread {
     pub wait_link: Link,
     /// In a run queue.
     pub run_link: Link,
+    /// Among the threads of its unit that have not ended.
+    pub unit_link: Link,
+    /// The address space that it runs in: its unit's, or a joined one while it is in restricted mode.
+    pub space: SpaceId,
     /// Class, parameters, place and statistics.
     pub sched: ThreadSched,
     /// Calls it made and calls it serves.
     pub calls: ThreadCalls,
+    /// A call on memory that goes on in steps.
+    pub memory: ThreadMemory,
     /// Restricted mode, where it is bound to a state page.
     pub restricted: ThreadRestricted,
     /// Handles and kernel structures that name it.

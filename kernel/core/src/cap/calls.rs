@@ -9,7 +9,6 @@ use crate::caller::{Answer, Caller, Out, Outcome};
 use crate::kernel::Kernel;
 use crate::machine::Machine;
 use crate::object::Object;
-use crate::unit::UnitState;
 
 impl<M: Machine> Kernel<M> {
     /// Passes a capability to another unit (seed 14.3, 15.1): MOVE takes it from the caller, BORROW and CLONE derive one.
@@ -26,8 +25,7 @@ impl<M: Machine> Kernel<M> {
         mode: TransferMode,
     ) -> Answer {
         let Object::Unit(to) = unit.object else { return Err(Error::WrongType) };
-        let state = self.units.get(to).ok_or(Error::BadState)?.state;
-        if matches!(state, UnitState::Zombie | UnitState::Failed) {
+        if !self.unit_is_open(to) {
             return Err(Error::BadState);
         }
         let parcel = self.parcel_decide(caller.unit, &[CapTransfer { cap, mode, rights }], None)?;

@@ -33,6 +33,9 @@ impl<M: Machine> Kernel<M> {
         debug_assert!(*count > 0, "a reference is released once");
         *count = count.saturating_sub(1);
         if *count > 0 {
+            if let Object::Unit(id) = object {
+                self.unit_reference_dropped(id);
+            }
             return;
         }
         match object {

@@ -8,6 +8,13 @@ use crate::thread::ThreadId;
 /// Names a subscription.
 pub type EventId = Id<Subscription>;
 
+/// What can be watched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// A unit.
+    Unit(crate::unit::UnitId),
+}
+
 /// A subscription.
 #[derive(Debug)]
 pub struct Subscription {}

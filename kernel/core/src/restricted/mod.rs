@@ -1,14 +1,13 @@
 //! Restricted mode: a thread that runs a guest's code under a personality. (Owner's part follows.)
 
-use crate::arena::Id;
-
-/// Names the lower half of an address space.
-pub type GuestSpaceId = Id<GuestSpace>;
-
-/// The lower half of an address space.
-#[derive(Debug)]
-pub struct GuestSpace {}
+/// Names a guest space.
+pub type GuestSpaceId = crate::memory::AddressSpaceId;
 
 /// What a thread has of restricted mode.
 #[derive(Debug, Default)]
 pub struct ThreadRestricted {}
+
+impl<M: crate::machine::Machine> crate::kernel::Kernel<M> {
+    /// A thread ends: what restricted mode holds for it is let go.
+    pub(crate) fn restricted_abandon(&mut self, _thread: crate::thread::ThreadId) {}
+}

@@ -2,27 +2,19 @@
 
 use std::vec::Vec;
 
-use crate::arena::Arena;
+use holm_abi::{Backing, Protection};
+
 use crate::caller::Caller;
-use crate::kernel::Kernel;
-use crate::machine::{CpuId, FrameNumber, FramePool, Machine, Nanos, PAGE_SIZE, PageRights};
+use crate::kernel::{Kernel, MemoryRange};
+use crate::machine::{CpuId, FrameNumber, Nanos, PAGE_SIZE};
+use crate::memory::Frames;
+use crate::memory::space::Placement;
 use crate::queue::Link;
-use crate::quota::{Quota, Quotas};
+use crate::quota::Quotas;
 use crate::sim::SimMachine;
 use crate::thread::{EntryKind, Registers, Thread, ThreadId, ThreadState};
 use crate::unit::{Unit, UnitId, UnitState};
 use crate::wait::Wait;
-
-/// Frames from a counter.
-struct Pool(u32);
-
-impl FramePool for Pool {
-    fn take(&mut self) -> Option<FrameNumber> {
-        self.0 += 1;
-        Some(FrameNumber(self.0))
-    }
-    fn give(&mut self, _frame: FrameNumber) {}
-}
 
 /// The page that every unit of [`kernel`] has.
 pub(crate) const PAGE: u64 = 0x10_0000;
@@ -33,49 +25,27 @@ pub(crate) const LIMIT: u64 = 1 << 24;
 
 /// A kernel with `units` units of `threads` running threads each.
 pub(crate) fn kernel(units: u32, threads: u32) -> (Kernel<SimMachine>, Vec<UnitId>, Vec<Vec<Caller>>) {
-    let mut kernel = Kernel {
-        machine: SimMachine::new(4),
-        units: Arena::default(),
-        threads: Arena::default(),
-        regions: Arena::default(),
-        channels: Arena::default(),
-        subscriptions: Arena::default(),
-        images: Arena::default(),
-        caps: crate::cap::Capabilities::default(),
-        frames: crate::memory::Frames::default(),
-        sched: crate::sched::Sched::default(),
-        timers: crate::time::Timers::default(),
-        trace: crate::trace::Trace::default(),
-        halt: None,
-    };
-    let mut pool = Pool(0);
+    let mut kernel = Kernel::bare(SimMachine::new(4));
+    let memory = MemoryRange { first: FrameNumber(1), count: 4096 };
+    kernel.frames = Frames::new(&[memory]).unwrap();
     let (mut ids, mut callers) = (Vec::new(), Vec::new());
     for _ in 0..units {
         let unit = kernel
             .units
-            .insert(Unit {
-                state: UnitState::Running,
-                parent: None,
-                quotas: Quotas {
-                    frames: Quota::new(LIMIT),
-                    threads: Quota::new(LIMIT),
-                    handles: Quota::new(65_536),
-                    kernel: Quota::new(LIMIT),
-                },
-                memory: crate::memory::UnitMemory::default(),
-                caps: crate::cap::CapTable::default(),
-                sched: crate::sched::UnitSched::default(),
-                threads,
-                watchers: crate::event::Watchers::default(),
-                references: 1,
+            .insert({
+                let mut unit = Unit::new(None, Quotas::new(LIMIT, LIMIT, 65_536, LIMIT));
+                (unit.state, unit.references) = (UnitState::Running, 1);
+                unit
             })
             .unwrap();
-        let space = kernel.machine.space_create(&mut pool).unwrap();
-        for page in 0..4 {
-            let frame = pool.take().unwrap();
-            let rights = PageRights { write: true, execute: false };
-            kernel.machine.map(space, PAGE + page * PAGE_SIZE as u64, frame, rights, &mut pool).unwrap();
-        }
+        let space = kernel.space_new(unit, PAGE, 2 * PAGE).unwrap();
+        let region = kernel.region_new(None, 4, Backing::Anonymous, &[]).unwrap();
+        let rights = Protection::READ | Protection::WRITE;
+        kernel.map_step(space, region, 0, BYTES, Placement::Free(PAGE), rights, rights, None).unwrap();
+        let entry = kernel.units.get_mut(unit).unwrap();
+        entry.memory.space = Some(space);
+        // What the memory costs is not what these tests count.
+        entry.quotas = Quotas::new(LIMIT, LIMIT, 65_536, LIMIT);
         callers.push((0..threads).map(|number| thread(&mut kernel, unit, number)).collect());
         ids.push(unit);
     }
@@ -95,6 +65,9 @@ fn thread(kernel: &mut Kernel<SimMachine>, unit: UnitId, number: u32) -> Caller 
             deadline: Nanos::NEVER,
             wait_link: Link::default(),
             run_link: Link::default(),
+            unit_link: Link::default(),
+            space: crate::SpaceId(0),
+            memory: crate::memory::ThreadMemory::default(),
             sched: crate::sched::ThreadSched::default(),
             calls: crate::channel::ThreadCalls::default(),
             restricted: crate::restricted::ThreadRestricted::default(),
