@@ -60,12 +60,3 @@ pub struct InOut<S> {
     /// What was there; its `size` is the caller's.
     pub value: S,
 }
-
-/// Bytes in the caller's memory, or room for records there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct UserSlice {
-    /// The address.
-    pub address: u64,
-    /// How many bytes, or records.
-    pub length: u64,
-}

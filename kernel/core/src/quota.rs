@@ -87,6 +87,18 @@ impl Quotas {
         }
     }
 
+    /// The quota of one resource, to look at.
+    #[inline]
+    #[must_use]
+    pub const fn seen(&self, resource: Resource) -> &Quota {
+        match resource {
+            Resource::Frames => &self.frames,
+            Resource::Threads => &self.threads,
+            Resource::Handles => &self.handles,
+            Resource::Kernel => &self.kernel,
+        }
+    }
+
     /// The quota of one resource.
     #[inline]
     pub const fn of(&mut self, resource: Resource) -> &mut Quota {
@@ -116,6 +128,18 @@ impl<M: Machine> Kernel<M> {
             at = entry.parent;
         }
         Ok(())
+    }
+
+    /// How much of a resource a unit can be charged for now.
+    pub(crate) fn spare(&self, unit: UnitId, resource: Resource) -> u64 {
+        let mut spare = u64::MAX;
+        let mut at = Some(unit);
+        while let Some(entry) = at.and_then(|id| self.units.get(id)) {
+            let quota = entry.quotas.seen(resource);
+            spare = spare.min(quota.limit.saturating_sub(quota.used));
+            at = entry.parent;
+        }
+        spare
     }
 
     /// Undoes a charge from `unit` up to the one below `end`.

@@ -3,9 +3,12 @@
 //! A unit is made ([`create`]), started, and ends once ([`end`]): its threads first, then its capabilities, then its
 //! address space, in bounded steps in the background. Its record stays while something names it.
 
+pub mod boot;
 pub mod calls;
 pub mod create;
 pub mod end;
+#[cfg(test)]
+mod tests;
 
 use holm_abi::{ExitReason, Label, SchedClass, UnitFlags};
 

@@ -17,6 +17,7 @@ impl<M: Machine> Kernel<M> {
             self.dying_regions_step(),
             self.dying_spaces_step(),
             self.dying_units_step(),
+            self.dying_events_step(),
         ];
         steps.contains(&Progress::More) || self.work_waits()
     }
@@ -28,5 +29,6 @@ impl<M: Machine> Kernel<M> {
             || self.dying_regions.waits()
             || self.dying_spaces.waits()
             || self.dying_units.waits()
+            || self.events.dying.is_some()
     }
 }

@@ -8,6 +8,7 @@ use super::{Cap, Types};
 use crate::kernel::Kernel;
 use crate::machine::Machine;
 use crate::object::Object;
+use crate::quota::Resource;
 use crate::unit::UnitId;
 
 impl<M: Machine> Kernel<M> {
@@ -61,35 +62,28 @@ impl<M: Machine> Kernel<M> {
     /// # Errors
     /// [`Error::NoHandles`], [`Error::Quota`], [`Error::NoMemory`].
     pub(crate) fn cap_reserve(&mut self, unit: UnitId, count: u32) -> Result<(), Error> {
-        let unit = self.units.get_mut(unit).ok_or(Error::BadState)?;
-        let quotas = &mut unit.quotas;
-        if u64::from(count) > quotas.handles.limit.saturating_sub(quotas.handles.used) {
+        if u64::from(count) > self.spare(unit, Resource::Handles) {
             return Err(Error::NoHandles);
         }
-        let growth = unit.caps.growth(count)?;
-        let left = quotas.kernel.limit.saturating_sub(quotas.kernel.used);
-        if growth + u64::from(count) * Grant::BYTES > left {
+        let growth = self.units.get(unit).ok_or(Error::BadState)?.caps.growth(count)?;
+        if growth + u64::from(count) * Grant::BYTES > self.spare(unit, Resource::Kernel) {
             return Err(Error::Quota);
         }
         if growth > 0 {
-            unit.caps.reserve(count)?;
-            quotas.kernel.charge(growth)?;
+            self.units.get_mut(unit).ok_or(Error::BadState)?.caps.reserve(count)?;
+            self.charge(unit, Resource::Kernel, growth)?;
         }
         Ok(())
     }
 
     /// Charges `unit` for a grant; [`Kernel::cap_reserve`] made sure that it can pay.
     pub(crate) fn cap_pay(&mut self, unit: UnitId) {
-        if let Some(unit) = self.units.get_mut(unit) {
-            let charged = unit.quotas.kernel.charge(Grant::BYTES);
-            debug_assert!(charged.is_ok(), "the quota was checked before");
-        }
+        let charged = self.charge(unit, Resource::Kernel, Grant::BYTES);
+        debug_assert!(charged.is_ok(), "the quota was checked before");
     }
 
     fn cap_refund(&mut self, payer: UnitId) {
-        if let Some(unit) = self.units.get_mut(payer) {
-            unit.quotas.kernel.refund(Grant::BYTES);
-        }
+        self.refund(payer, Resource::Kernel, Grant::BYTES);
     }
 
     /// Refunds grants that were removed.
@@ -117,7 +111,7 @@ impl<M: Machine> Kernel<M> {
         let entry = self.units.get_mut(unit)?;
         let content = if counted { Content::Held(grant) } else { Content::Swept };
         let handle = entry.caps.put(object, rights, badge, content)?;
-        let charged = entry.quotas.handles.charge(1);
+        let charged = self.charge(unit, Resource::Handles, 1);
         debug_assert!(charged.is_ok(), "the quota was checked before");
         if counted {
             if let Some(node) = self.caps.grants.get_mut(grant) {
@@ -164,7 +158,7 @@ impl<M: Machine> Kernel<M> {
     pub(crate) fn cap_take(&mut self, unit: UnitId, handle: Handle) -> Option<GrantId> {
         let entry = self.units.get_mut(unit)?;
         let slot = entry.caps.free(handle)?;
-        entry.quotas.handles.refund(1);
+        self.refund(unit, Resource::Handles, 1);
         let Content::Held(grant) = slot.content else { return None };
         if let Some(node) = self.caps.grants.get_mut(grant) {
             node.holder = Holder::Nobody;

@@ -3,6 +3,7 @@
 use super::Progress;
 use super::grant::{GrantId, Holder};
 use super::table::Content;
+use crate::event::Source;
 use crate::kernel::Kernel;
 use crate::machine::Machine;
 use crate::unit::UnitId;
@@ -35,6 +36,11 @@ impl<M: Machine> Kernel<M> {
     fn cap_sweep_leaf(&mut self, leaf: GrantId, is_root: bool) -> Progress {
         let Some(node) = self.caps.grants.get(leaf) else { return Progress::Done };
         if node.mappings > 0 {
+            // What is not memory is not mapped: subscriptions to events were made through it.
+            if let Some(source) = Source::of(node.object) {
+                self.events_grant_gone(source, leaf);
+                return Progress::More;
+            }
             return match self.memory_unmap_grant_step(leaf) {
                 Progress::More => Progress::More,
                 Progress::Done => {

@@ -38,6 +38,7 @@ pub struct ChannelWait {}
 #[derive(Debug, Default)]
 pub struct ThreadCalls {
     /// What the thread revoked and waits for: the handle it named, and the grant.
+    pub(crate) serves: Option<ThreadId>,
     pub(crate) revoking: Option<(holm_abi::Handle, GrantId)>,
 }
 

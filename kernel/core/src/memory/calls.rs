@@ -8,8 +8,9 @@ use holm_abi::{
 use super::region::STEP;
 use super::space::{Placement, USER_START};
 use super::{Access, AddressSpaceId, Fill, ImageId, Progress, RegionId, elf};
-use crate::caller::{Answer, Caller, Outcome, UserSlice};
+use crate::caller::{Answer, Caller, Out, Outcome};
 use crate::cap::Cap;
+use crate::dispatch::{Records, UserSlice};
 use crate::kernel::Kernel;
 use crate::machine::{HALF, Machine, PAGE_SIZE};
 use crate::object::Object;
@@ -231,7 +232,7 @@ impl<M: Machine> Kernel<M> {
         caller: Caller,
         target: Object,
         address: u64,
-        info: crate::caller::Out<MappingInfo>,
+        info: Out<MappingInfo>,
     ) -> Answer {
         let id = self.target_space(target)?;
         let space = self.spaces.get(id).ok_or(Error::BadState)?;
@@ -318,7 +319,7 @@ impl<M: Machine> Kernel<M> {
         &mut self,
         caller: Caller,
         region: Cap,
-        info: crate::caller::Out<RegionInfo>,
+        info: Out<RegionInfo>,
     ) -> Answer {
         let id = Self::region_of(&region)?;
         let entry = self.regions.get(id).ok_or(Error::BadHandle)?;
@@ -394,9 +395,9 @@ impl<M: Machine> Kernel<M> {
     }
 
     /// Lists files of the boot archive; one whose sum is not known yet is summed first.
-    pub(crate) fn archive_list(&mut self, caller: Caller, _archive: Cap, first: u64, entries: UserSlice) -> Answer {
+    pub(crate) fn archive_list(&mut self, caller: Caller, _archive: Cap, first: u64, entries: Records<ArchiveEntry>) -> Answer {
         let mut written = 0;
-        let room = entries.length.min(holm_abi::limits::MAX_RECORDS).min(STEP as u64 / 4);
+        let room = entries.count.min(holm_abi::limits::MAX_RECORDS).min(STEP as u64 / 4);
         while written < room {
             let at = usize::try_from(first.saturating_add(written)).unwrap_or(usize::MAX);
             let Some(image) = self.archive.at(at).and_then(|id| self.images.get_mut(id)) else { break };
@@ -411,8 +412,7 @@ impl<M: Machine> Kernel<M> {
             entry.name.iter_mut().zip(image.name).for_each(|(to, from)| *to = *from);
             let mut bytes = [0; ArchiveEntry::SIZE];
             entry.encode_whole(&mut bytes);
-            let to = entries.address.wrapping_add(written * ArchiveEntry::SIZE as u64);
-            self.copy_out(caller.unit, to, &bytes)?;
+            self.copy_out(caller.unit, entries.at(written), &bytes)?;
             written += 1;
         }
         Ok(Outcome::Done(written))

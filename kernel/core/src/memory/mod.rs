@@ -16,6 +16,8 @@ pub mod mapping;
 pub mod region;
 pub mod calls;
 pub mod space;
+#[cfg(test)]
+mod tests;
 pub mod tree;
 
 use crate::arena::Id;

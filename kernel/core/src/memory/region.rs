@@ -86,6 +86,8 @@ pub struct Region {
     pub mappings: u32,
     /// Handles and kernel structures that name it, and mappings.
     pub references: u32,
+    /// Pages of it that the kernel uses by their frames: while there are any, no page is given back or shared.
+    pub pins: u32,
     /// A snapshot in the making.
     pub pending: Option<Pending>,
     /// Revoked mappings are being taken away.
@@ -105,6 +107,7 @@ impl Region {
             views: Vec::new(),
             mappings: 0,
             references: 1,
+            pins: 0,
             pending: None,
             sweep: None,
             next_dying: None,
@@ -302,6 +305,22 @@ impl<M: Machine> Kernel<M> {
         Ok(new)
     }
 
+    /// Keeps a region and the frames of its pages as they are; the pages that matter are its own already.
+    pub(crate) fn region_pin(&mut self, id: RegionId) {
+        if let Some(region) = self.regions.get_mut(id) {
+            region.pins += 1;
+            region.references += 1;
+        }
+    }
+
+    /// Undoes a [`Kernel::region_pin`].
+    pub(crate) fn region_unpin(&mut self, id: RegionId) {
+        if let Some(region) = self.regions.get_mut(id) {
+            region.pins = region.pins.saturating_sub(1);
+            self.region_release(id);
+        }
+    }
+
     /// Counts a mapping of the region.
     ///
     /// # Errors
@@ -347,9 +366,12 @@ impl<M: Machine> Kernel<M> {
     /// Gives the pages from `first` to `end` back in bounded steps: they read as at the beginning.
     ///
     /// # Errors
-    /// `NoMemory` when a page shared with a snapshot cannot be told apart from it.
+    /// `NoMemory` when a page shared with a snapshot cannot be told apart from it; `BadState` while a page is pinned.
     pub(crate) fn region_decommit_step(&mut self, id: RegionId, first: u64, end: u64) -> Result<Progress, Error> {
         let region = self.regions.get_mut(id).ok_or(Error::BadHandle)?;
+        if region.pins > 0 {
+            return Err(Error::BadState);
+        }
         let limit = (STEP / region.views.len().max(1)).clamp(1, STEP / 2);
         let owner = region.owner;
         let mut gone: [Option<(u64, FrameNumber)>; STEP / 2] = [None; STEP / 2];
@@ -440,6 +462,9 @@ impl<M: Machine> Kernel<M> {
         thread: ThreadId,
     ) -> Result<Option<RegionId>, Error> {
         let region = self.regions.get(id).ok_or(Error::BadHandle)?;
+        if region.pins > 0 {
+            return Err(Error::BadState);
+        }
         match region.pending {
             Some(pending) if pending.thread == thread => {}
             Some(pending) if self.thread_lives(pending.thread) => return Err(Error::Busy),

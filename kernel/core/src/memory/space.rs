@@ -48,8 +48,6 @@ pub struct AddressSpace {
     pub references: u32,
     /// Of a guest's space: the tables that show it below the personality's own half, made when a thread is first bound.
     pub joined: Option<SpaceId>,
-    /// Threads that are bound to it.
-    pub bound: u32,
     /// The next space that is being taken apart.
     pub(super) next_dying: Option<AddressSpaceId>,
 }
@@ -74,6 +72,7 @@ pub enum Placement {
 #[derive(Debug, Default)]
 pub struct DyingSpaces {
     first: Option<AddressSpaceId>,
+    last: Option<AddressSpaceId>,
 }
 
 impl DyingSpaces {
@@ -123,7 +122,6 @@ impl<M: Machine> Kernel<M> {
                 tables: taken,
                 references: 1,
                 joined: None,
-                bound: 0,
                 next_dying: None,
             })
             .map_err(|_| {
@@ -155,10 +153,11 @@ impl<M: Machine> Kernel<M> {
 
     /// The last reference to the space is gone: it is taken apart in the background. No thread is in it any more.
     pub(crate) fn space_released(&mut self, id: AddressSpaceId) {
-        let first = self.dying_spaces.first;
-        let Some(space) = self.spaces.get_mut(id) else { return };
-        space.next_dying = first;
-        self.dying_spaces.first = Some(id);
+        // In order: guest spaces go before the space of their personality, whose tables they show.
+        match self.dying_spaces.last.replace(id).and_then(|last| self.spaces.get_mut(last)) {
+            Some(last) => last.next_dying = Some(id),
+            None => self.dying_spaces.first = Some(id),
+        }
     }
 
     /// Takes a bounded part of the spaces apart that nothing names any more: mappings, then page tables.
@@ -193,6 +192,9 @@ impl<M: Machine> Kernel<M> {
         let left = space.tables;
         if done {
             self.dying_spaces.first = space.next_dying;
+            if self.dying_spaces.first.is_none() {
+                self.dying_spaces.last = None;
+            }
             self.spaces.remove(id);
             self.refund(owner, Resource::Frames, given + left);
             self.refund(owner, Resource::Kernel, SPACE_BYTES);

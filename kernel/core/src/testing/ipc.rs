@@ -6,15 +6,15 @@ use holm_abi::{Backing, Protection};
 
 use crate::caller::Caller;
 use crate::kernel::{Kernel, MemoryRange};
-use crate::machine::{CpuId, FrameNumber, Nanos, PAGE_SIZE};
+use crate::machine::{CpuId, FrameNumber, PAGE_SIZE, SpaceId};
 use crate::memory::Frames;
 use crate::memory::space::Placement;
-use crate::queue::Link;
 use crate::quota::Quotas;
+use crate::sched::Params;
 use crate::sim::SimMachine;
-use crate::thread::{EntryKind, Registers, Thread, ThreadId, ThreadState};
+use crate::thread::{EntryKind, ThreadState};
+use crate::thread_life::ThreadStart;
 use crate::unit::{Unit, UnitId, UnitState};
-use crate::wait::Wait;
 
 /// The page that every unit of [`kernel`] has.
 pub(crate) const PAGE: u64 = 0x10_0000;
@@ -53,28 +53,10 @@ pub(crate) fn kernel(units: u32, threads: u32) -> (Kernel<SimMachine>, Vec<UnitI
 }
 
 fn thread(kernel: &mut Kernel<SimMachine>, unit: UnitId, number: u32) -> Caller {
-    let thread: ThreadId = kernel
-        .threads
-        .insert(Thread {
-            registers: Registers::default(),
-            vector: crate::thread::Vector::default(),
-            entry: EntryKind::SystemCall,
-            unit,
-            state: ThreadState::Running,
-            wait: Wait::Nothing,
-            deadline: Nanos::NEVER,
-            wait_link: Link::default(),
-            run_link: Link::default(),
-            unit_link: Link::default(),
-            space: crate::SpaceId(0),
-            memory: crate::memory::ThreadMemory::default(),
-            sched: crate::sched::ThreadSched::default(),
-            calls: crate::channel::ThreadCalls::default(),
-            restricted: crate::restricted::ThreadRestricted::default(),
-            references: 1,
-            number,
-            exit_code: 0,
-        })
-        .unwrap();
+    let start = ThreadStart { entry: 0, stack: 0, arguments: [0; 3], space: SpaceId(0) };
+    let thread = kernel.thread_new(unit, start, Params::default(), u64::MAX).unwrap();
+    let entry = kernel.threads.get_mut(thread).unwrap();
+    (entry.state, entry.entry, entry.number) = (ThreadState::Running, EntryKind::SystemCall, number);
+    kernel.units.get_mut(unit).unwrap().quotas = Quotas::new(LIMIT, LIMIT, 65_536, LIMIT);
     Caller { cpu: CpuId(0), thread, unit }
 }

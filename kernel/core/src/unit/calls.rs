@@ -1,14 +1,15 @@
 //! The system calls on units.
 
 use holm_abi::{
-    Error, ExitReason, Handle, Identity, Label, SchedClass, UnitAttr, UnitAttrMask, UnitInfo, UnitSpec, UnitState,
+    Error, EventMask, ExitReason, Identity, Label, SchedClass, UnitAttr, UnitAttrMask, UnitInfo, UnitSpec, UnitState,
 };
 
 use super::{End, UnitId};
-use crate::caller::{Answer, Caller, Out, Outcome, UserSlice};
+use crate::caller::{Answer, Caller, Out, Outcome};
 use crate::cap::Cap;
+use crate::dispatch::Records;
 use crate::kernel::Kernel;
-use crate::machine::{Machine, PAGE_SIZE};
+use crate::machine::{Machine, Nanos, PAGE_SIZE, SpaceId};
 use crate::object::Object;
 use crate::quota::Quota;
 
@@ -17,15 +18,19 @@ const SUMMED: usize = 1024;
 
 impl<M: Machine> Kernel<M> {
     fn unit_of(cap: &Cap) -> Result<UnitId, Error> {
-        match cap.object {
+        Self::unit_object(cap.object)
+    }
+
+    fn unit_object(object: Object) -> Result<UnitId, Error> {
+        match object {
             Object::Unit(id) => Ok(id),
             _ => Err(Error::WrongType),
         }
     }
 
     /// Makes a unit as a child of `parent`.
-    pub(crate) fn unit_create(&mut self, caller: Caller, parent: UnitId, spec: UnitSpec) -> Answer {
-        self.unit_make(caller.unit, parent, spec).map(|handle| Outcome::Done(handle.raw() as u64))
+    pub(crate) fn unit_create(&mut self, caller: Caller, parent: Object, spec: UnitSpec) -> Answer {
+        self.unit_make(caller.unit, Self::unit_object(parent)?, spec).map(|handle| Outcome::Done(handle.raw() as u64))
     }
 
     /// Lets the threads of a unit run.
@@ -41,20 +46,22 @@ impl<M: Machine> Kernel<M> {
         }
         self.unit_end(unit, end);
         if unit == caller.unit {
-            self.thread_end(caller.thread, end.code);
+            self.thread_end(caller.thread, end.code, end.reason);
             return Ok(Outcome::Ended);
         }
         Ok(Outcome::OK)
     }
 
     /// Ends a unit in order.
-    pub(crate) fn unit_stop(&mut self, caller: Caller, unit: UnitId, code: i64) -> Answer {
+    pub(crate) fn unit_stop(&mut self, caller: Caller, unit: Object, code: i64) -> Answer {
+        let unit = Self::unit_object(unit)?;
         let reason = if unit == caller.unit { ExitReason::Exited } else { ExitReason::Stopped };
         self.unit_ends(caller, unit, End::because(reason, code))
     }
 
     /// Ends a unit hard.
-    pub(crate) fn unit_kill(&mut self, caller: Caller, unit: UnitId, reason: i64) -> Answer {
+    pub(crate) fn unit_kill(&mut self, caller: Caller, unit: Object, reason: i64) -> Answer {
+        let unit = Self::unit_object(unit)?;
         self.unit_ends(caller, unit, End::because(ExitReason::Killed, reason))
     }
 
@@ -69,7 +76,8 @@ impl<M: Machine> Kernel<M> {
     }
 
     /// Tells state, end, times and quotas of a unit.
-    pub(crate) fn unit_get_info(&mut self, caller: Caller, unit: UnitId, info: Out<UnitInfo>) -> Answer {
+    pub(crate) fn unit_get_info(&mut self, caller: Caller, unit: Object, info: Out<UnitInfo>) -> Answer {
+        let unit = Self::unit_object(unit)?;
         let entry = self.units.get(unit).ok_or(Error::BadState)?;
         let mut told = UnitInfo::new();
         told.id = unit.number();
@@ -150,19 +158,21 @@ impl<M: Machine> Kernel<M> {
     }
 
     /// Gives the labels of a unit.
-    pub(crate) fn unit_get_labels(&mut self, caller: Caller, unit: UnitId, labels: UserSlice) -> Answer {
+    pub(crate) fn unit_get_labels(&mut self, caller: Caller, unit: Object, labels: Records<Label>) -> Answer {
+        let unit = Self::unit_object(unit)?;
         let face = &self.units.get(unit).ok_or(Error::BadState)?.face;
-        let (all, count) = (face.labels, u64::from(face.label_count).min(labels.length));
+        let (all, count) = (face.labels, u64::from(face.label_count).min(labels.count));
         for (index, label) in all.iter().take(count as usize).enumerate() {
             let mut bytes = [0; Label::SIZE];
             label.encode_whole(&mut bytes);
-            self.copy_out(caller.unit, labels.address.wrapping_add((index * Label::SIZE) as u64), &bytes)?;
+            self.copy_out(caller.unit, labels.at(index as u64), &bytes)?;
         }
         Ok(Outcome::Done(count))
     }
 
     /// Tells who a unit is.
-    pub(crate) fn unit_get_identity(&mut self, caller: Caller, unit: UnitId, identity: Out<Identity>) -> Answer {
+    pub(crate) fn unit_get_identity(&mut self, caller: Caller, unit: Object, identity: Out<Identity>) -> Answer {
+        let unit = Self::unit_object(unit)?;
         let entry = self.units.get(unit).ok_or(Error::BadState)?;
         let mut told = Identity::new();
         (told.id, told.unique) = (unit.number(), entry.face.unique);
@@ -186,9 +196,52 @@ impl<M: Machine> Kernel<M> {
         self.units.get(unit).is_some_and(|unit| matches!(unit.state, UnitState::Created | UnitState::Running))
     }
 
-    /// The handle of a unit's own, in slot 0.
-    #[must_use]
-    pub const fn own_handle() -> Handle {
-        Handle::initial(0)
+    /// What a watcher is told of the end of a unit.
+    pub(crate) fn unit_end_event(&self, unit: UnitId) -> (EventMask, u64, u64) {
+        let Some(entry) = self.units.get(unit) else { return (EventMask::NONE, 0, 0) };
+        let end = &entry.end;
+        let mask = if end.is_orderly() { EventMask::EXIT } else { EventMask::CRASH };
+        let data = if end.reason == ExitReason::MemoryFault { end.address } else { end.code as u64 };
+        (mask, data, end.reason as u64)
+    }
+
+    /// Why a unit ended, with which code, and its name.
+    pub(crate) fn unit_face(&self, unit: UnitId) -> (ExitReason, i64, [u8; 32]) {
+        self.units.get(unit).map_or((ExitReason::None, 0, [0; 32]), |unit| {
+            (unit.end.reason, unit.end.code, unit.face.name)
+        })
+    }
+
+    /// When a unit was started.
+    pub(crate) fn unit_started(&self, unit: UnitId) -> Nanos {
+        self.units.get(unit).map_or(Nanos(0), |unit| unit.started)
+    }
+
+    /// Whether a unit has a label; an empty key matches every unit, an empty value every value of the key.
+    pub(crate) fn unit_has_label(&self, unit: UnitId, key: &[u8], value: &[u8]) -> bool {
+        let blank = |bytes: &[u8]| bytes.iter().all(|byte| *byte == 0);
+        blank(key)
+            || self.units.get(unit).is_some_and(|unit| {
+                unit.face
+                    .labels
+                    .iter()
+                    .take(unit.face.label_count as usize)
+                    .any(|label| label.key == *key && (blank(value) || label.value == *value))
+            })
+    }
+
+    /// The highest class that threads of a unit may be in.
+    pub(crate) fn unit_ceiling(&self, unit: UnitId) -> SchedClass {
+        self.units.get(unit).map_or(SchedClass::Background, |unit| unit.max_class)
+    }
+
+    /// The page-table root that threads of a unit start with.
+    pub(crate) fn unit_space(&self, unit: UnitId) -> Option<SpaceId> {
+        self.units.get(unit).and_then(|unit| unit.memory.root)
+    }
+
+    /// Memory in all and free memory, in bytes.
+    pub(crate) fn memory_figures(&self) -> (u64, u64) {
+        (self.frames.total() * PAGE_SIZE as u64, self.frames.free() * PAGE_SIZE as u64)
     }
 }

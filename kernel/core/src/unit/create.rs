@@ -261,7 +261,7 @@ impl<M: Machine> Kernel<M> {
             thread = self.units.get(id).and_then(|unit| unit.threads.after(&self.threads, next));
             self.thread_start(next)?;
         }
-        self.raise(crate::event::Source::Unit(id), holm_abi::EventMask::STARTED.bits(), 0, 0);
+        self.raise(crate::event::Source::Unit(id), holm_abi::EventMask::STARTED, 0, 0);
         Ok(())
     }
 

@@ -1,6 +1,6 @@
 //! How units end: once, for a reason, and with everything they had given back in bounded steps.
 
-use holm_abi::{EventMask, ExitReason, UnitFlags, UnitState};
+use holm_abi::{ExitReason, UnitFlags, UnitState};
 
 use super::{End, UNIT_BYTES, UnitId};
 use crate::event::Source;
@@ -76,10 +76,10 @@ impl<M: Machine> Kernel<M> {
         }
     }
 
-    /// The last thread of a unit ended, with this code.
-    pub(crate) fn unit_threads_gone(&mut self, id: UnitId, code: i64) {
+    /// The last thread of a unit ended, or its main one.
+    pub(crate) fn unit_threads_gone(&mut self, id: UnitId, code: i64, reason: ExitReason) {
         if self.units.get(id).is_some_and(|unit| unit.state == UnitState::Running) {
-            self.unit_end(id, End::because(ExitReason::Exited, code));
+            self.unit_end(id, End::because(reason, code));
         }
     }
 
@@ -135,7 +135,7 @@ impl<M: Machine> Kernel<M> {
                 for _ in 0..STEP {
                     let Some(now) = thread else { break };
                     thread = self.units.get(id).and_then(|unit| unit.threads.after(&self.threads, now));
-                    self.thread_kill(now, code);
+                    self.thread_stop(now, code, ExitReason::Killed);
                 }
                 if let Some(unit) = self.units.get_mut(id).filter(|unit| unit.threads.is_empty()) {
                     unit.teardown.phase = Phase::Children;
@@ -191,15 +191,9 @@ impl<M: Machine> Kernel<M> {
     /// Everything a unit had is given back: it says so.
     fn unit_over(&mut self, id: UnitId) {
         let Some(unit) = self.units.get_mut(id) else { return };
-        let end = unit.end;
-        let (state, event, data) = if end.is_orderly() {
-            (UnitState::Stopped, EventMask::EXIT, end.code)
-        } else {
-            let data = if end.reason == ExitReason::MemoryFault { end.address as i64 } else { end.code };
-            (UnitState::Failed, EventMask::CRASH, data)
-        };
-        unit.state = state;
-        self.raise(Source::Unit(id), event.bits(), data as u64, end.reason as u64);
+        unit.state = if unit.end.is_orderly() { UnitState::Stopped } else { UnitState::Failed };
+        let (mask, data0, data1) = self.unit_end_event(id);
+        self.raise(Source::Unit(id), mask, data0, data1);
     }
 
     /// The walk over the children of a unit that ends must not stand on a child that is going away.
@@ -258,12 +252,10 @@ impl<M: Machine> Kernel<M> {
         self.watchers_gone(Source::Unit(id));
         self.child_unlink(id);
         let Some(unit) = self.units.remove(id) else { return };
-        let left = unit.caps.bytes();
-        debug_assert_eq!(
-            (unit.quotas.frames.used, unit.quotas.threads.used, unit.quotas.handles.used, unit.quotas.kernel.used),
-            (0, 0, 0, left),
-            "a unit leaks"
-        );
+        let quotas = &unit.quotas;
+        debug_assert_eq!((quotas.frames.used, quotas.threads.used, quotas.handles.used), (0, 0, 0), "a unit leaks");
+        // Its table of capabilities, and grants that others still derive theirs from, are paid for until here.
+        let left = quotas.kernel.used;
         if let Some(parent) = unit.parent {
             self.refund(parent, Resource::Kernel, UNIT_BYTES + left);
             self.unit_unhold(parent);
