@@ -6,7 +6,7 @@ use core::mem::MaybeUninit;
 use core::ops::{Deref, DerefMut};
 use core::sync::atomic::{AtomicU32, Ordering};
 
-use crate::standin::Kernel;
+use holm_kernel_core::Kernel;
 
 use crate::machine::X86;
 use crate::memory::tlb;

@@ -45,8 +45,6 @@ mod power;
 #[cfg(bare_metal)]
 mod serial;
 #[cfg(bare_metal)]
-mod standin;
-#[cfg(bare_metal)]
 mod time;
 #[cfg(bare_metal)]
 mod trap;

@@ -14,8 +14,7 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::ptr::NonNull;
 
-use crate::standin::Kernel;
-use holm_kernel_core::CpuId;
+use holm_kernel_core::{CpuId, Kernel};
 use holm_kernel_core::kernel::BootInfo;
 use holm_kernel_core::machine::{Halt, Nanos};
 
@@ -117,7 +116,7 @@ extern "C" fn start(info: u64, began: u64) -> ! {
         unsafe { core::slice::from_raw_parts(Physical(start).direct::<u8>().cast_const(), (end - start) as usize) }
     });
     let info = BootInfo { memory: frames.left().collect(), archive, command_line, heap: memory.heap };
-    let kernel = Kernel::new(machine, info).unwrap_or_else(|why| {
+    let kernel = Kernel::new(machine, &info).unwrap_or_else(|why| {
         cannot_boot(why, "make a boot archive with `cargo xtask kernel build` and give it as -initrd")
     });
     // SAFETY: this is boot, once.

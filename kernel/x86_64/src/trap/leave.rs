@@ -110,6 +110,7 @@ fn change(kernel: &mut Locked, cpu: &PerCpu, id: ThreadId, space: SpaceId) -> Ex
         EntryKind::SystemCall => Exit::SystemCall,
         EntryKind::Interrupt => Exit::Interrupt,
     };
+    cpu.keep_vector.set(u64::from(thread.restricted.is_bound()));
     // What it is until the next entry says otherwise.
     thread.entry = EntryKind::SystemCall;
     thread.vector.saved = 0;
