@@ -1,6 +1,7 @@
 //! The border to the kernel: the one module with `unsafe` code. Everything it offers to the rest of the crate is safe,
 //! except what its name says.
 
+mod clock;
 mod entry;
 mod heap;
 mod lock;
@@ -13,6 +14,7 @@ mod threads;
 #[cfg(holm_user)]
 mod unwind;
 
+pub(crate) use clock::monotonic;
 pub use entry::{Answer, raw};
 pub use entry::{ShortAnswer, end, ticks};
 pub(crate) use entry::{startup_bytes, startup_info};

@@ -18,7 +18,7 @@ const TARGET: &str = "x86_64-unknown-linux-gnu";
 /// The cargo profile in the root manifest.
 const CARGO_PROFILE: &str = "kernel";
 /// The packages whose programs go into the boot archive. The first one's `holm-init` is called `init` there.
-const PROGRAMS: [&str; 1] = ["holm-init"];
+const PROGRAMS: [&str; 2] = ["holm-init", "holm-guest-tests"];
 const FIRST_PROGRAM: &str = "holm-init";
 
 /// Which checks and hardening are compiled into the kernel (the profiles of the seed, 17.1).
@@ -206,10 +206,10 @@ fn executables(messages: &str) -> Vec<PathBuf> {
 /// The warnings.
 pub(crate) fn lints() -> Result<()> {
     let mut kernel = For::Machine.cargo("clippy");
-    output(kernel.args(["--package", "holm-kernel", "--features", "measure", "--", "-D", "warnings"]))?;
+    output(kernel.args(["--no-deps", "--package", "holm-kernel", "--features", "measure", "--", "-D", "warnings"]))?;
     let mut programs = For::Kernel.cargo("clippy");
     programs.args(PROGRAMS.iter().flat_map(|package| ["--package", package]));
-    output(programs.args(["--bins", "--", "-D", "warnings"]))?;
+    output(programs.args(["--no-deps", "--bins", "--", "-D", "warnings"]))?;
     Ok(())
 }
 
