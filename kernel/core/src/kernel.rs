@@ -144,6 +144,19 @@ impl<M: Machine> Kernel<M> {
         })
     }
 
+    /// A kernel over `machine` with the first unit, made from the archive's `init`, ready to run on processor 0. Every
+    /// processor enters by [`Kernel::kicked`] first.
+    ///
+    /// # Errors
+    /// What a person at the console can do something about.
+    pub fn new(machine: M, info: &BootInfo) -> Result<Self, BootError> {
+        let mut kernel = Self::empty(machine).map_err(|Full| BootError::Memory)?;
+        let root = kernel.boot_root(info)?;
+        kernel.unit_run(root).map_err(BootError::Unit)?;
+        kernel.log(format_args!("{} processors, {} pages of memory", kernel.sched.cpus.len(), kernel.frames.total()));
+        Ok(kernel)
+    }
+
     /// As [`Kernel::empty`], for tests.
     #[cfg(test)]
     pub(crate) fn bare(machine: M) -> Self {
