@@ -186,7 +186,9 @@ fn after_a_report_a_subscription_with_needs_ack_is_silent_until_it_is_acknowledg
 #[test]
 fn the_end_of_a_thread_is_told_also_to_who_comes_later() {
     let mut bench = Bench::new();
-    let thread = bench.other.thread;
+    let start = crate::thread_life::ThreadStart { entry: 0, stack: 0, arguments: [0; 3], space: crate::SpaceId(0) };
+    let params = crate::sched::Params::default();
+    let thread = bench.kernel.thread_new(bench.caller.unit, start, params, u64::MAX).unwrap();
     let handle = bench
         .kernel
         .cap_install(bench.caller.unit, Object::Thread(thread), ObjectType::Thread.rights(), ObjectType::Thread.transfer_flags())

@@ -183,7 +183,16 @@ impl World {
         panic!("a load faults again and again");
     }
 
-    fn map(&mut self, unit: usize, region: usize, page: u64, count: u64, at: u64, how: u8, allowed: (Protection, Protection)) {
+    fn map(
+        &mut self,
+        unit: usize,
+        region: usize,
+        page: u64,
+        count: u64,
+        at: u64,
+        how: u8,
+        allowed: (Protection, Protection),
+    ) {
         let Some(space) = self.space(unit) else { return };
         let (rights, ceiling) = allowed;
         let model = &self.regions[region];
@@ -491,7 +500,8 @@ fn a_snapshot_that_its_maker_leaves_behind_is_made_by_the_next() {
 fn revoking_a_capability_takes_its_mappings_away_and_no_others() {
     let (mut kernel, root) = boot();
     let caller = crate::testing::memory::caller(&kernel, root);
-    let made = kernel.vm_region_create(caller, holm_abi::RegionSpec { bytes: 64 * PAGE, ..holm_abi::RegionSpec::new() });
+    let made =
+        kernel.vm_region_create(caller, holm_abi::RegionSpec { bytes: 64 * PAGE, ..holm_abi::RegionSpec::new() });
     let Ok(crate::Outcome::Done(handle)) = made else { panic!("{made:?}") };
     let handle = holm_abi::Handle::from_register(handle).unwrap();
     let find = |kernel: &mut Kernel<SimMachine>, handle| {
@@ -513,10 +523,7 @@ fn revoking_a_capability_takes_its_mappings_away_and_no_others() {
         }
     }
     // A hole makes two mappings of one.
-    assert_eq!(
-        kernel.vm_unmap(caller, Object::Unit(root), BASE + 70 * PAGE, 2 * PAGE),
-        Ok(crate::Outcome::OK)
-    );
+    assert_eq!(kernel.vm_unmap(caller, Object::Unit(root), BASE + 70 * PAGE, 2 * PAGE), Ok(crate::Outcome::OK));
     let flags = holm_abi::RevokeFlags::NONE;
     while kernel.cap_revoke(caller, weaker, flags) == Ok(crate::Outcome::Again) {}
     let mut byte = [0];

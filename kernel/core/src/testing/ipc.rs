@@ -46,7 +46,10 @@ pub(crate) fn kernel(units: u32, threads: u32) -> (Kernel<SimMachine>, Vec<UnitI
         entry.memory.space = Some(space);
         // What the memory costs is not what these tests count.
         entry.quotas = Quotas::new(LIMIT, LIMIT, 65_536, LIMIT);
-        callers.push((0..threads).map(|number| thread(&mut kernel, unit, number)).collect());
+        let of_unit: Vec<Caller> = (0..threads).map(|number| thread(&mut kernel, unit, number)).collect();
+        // The threads' holds are not what these tests count.
+        kernel.units.get_mut(unit).unwrap().references = 1;
+        callers.push(of_unit);
         ids.push(unit);
     }
     (kernel, ids, callers)
