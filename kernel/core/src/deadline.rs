@@ -172,9 +172,9 @@ impl Deadlines {
     pub(crate) fn is_whole(&self, owners: &mut Owners<'_>) -> bool {
         self.heap.iter().enumerate().all(|(at, (when, due))| {
             (at == 0 || self.heap[(at - 1) / 2].0 <= *when)
-                && owners.place(*due).is_some_and(|place| {
-                    *place == Some(DeadlinePlace { cpu: self.cpu, at: at as u32 })
-                })
+                && owners
+                    .place(*due)
+                    .is_some_and(|place| *place == Some(DeadlinePlace { cpu: self.cpu, at: at as u32 }))
         })
     }
 }

@@ -7,7 +7,7 @@ use holm_abi::Error;
 use crate::arena::{Arena, Full};
 use crate::caller::Caller;
 use crate::cap::Capabilities;
-use crate::channel::Channel;
+use crate::channel::{Channel, ChannelWork};
 use crate::config::Config;
 use crate::console::Console;
 use crate::event::Events;
@@ -21,6 +21,7 @@ use crate::sched::Sched;
 use crate::thread::{Thread, ThreadId, ThreadState};
 use crate::time::Timers;
 use crate::trace::Trace;
+use crate::unit::boot::BootError;
 use crate::unit::{DyingUnits, Unit};
 use crate::wait::Wait;
 
@@ -88,6 +89,7 @@ pub struct Kernel<M> {
     pub(crate) threads: Arena<Thread>,
     pub(crate) regions: Arena<Region>,
     pub(crate) channels: Arena<Channel>,
+    pub(crate) channel_work: ChannelWork,
     pub(crate) events: Events,
     pub(crate) images: Arena<Image>,
     pub(crate) archive: Archive,
@@ -122,6 +124,7 @@ impl<M: Machine> Kernel<M> {
             threads: Arena::default(),
             regions: Arena::default(),
             channels: Arena::default(),
+            channel_work: ChannelWork::default(),
             images: Arena::default(),
             archive: Archive::default(),
             spaces: Arena::default(),
@@ -142,6 +145,19 @@ impl<M: Machine> Kernel<M> {
             halt: None,
             machine,
         })
+    }
+
+    /// A kernel over `machine` with the first unit, made from the archive's `init`, ready to run on processor 0. Every
+    /// processor enters by [`Kernel::kicked`] first.
+    ///
+    /// # Errors
+    /// What a person at the console can do something about.
+    pub fn new(machine: M, info: &BootInfo) -> Result<Self, BootError> {
+        let mut kernel = Self::empty(machine).map_err(|Full| BootError::Memory)?;
+        let root = kernel.boot_root(info)?;
+        kernel.unit_run(root).map_err(BootError::Unit)?;
+        kernel.log(format_args!("{} processors, {} pages of memory", kernel.sched.cpus.len(), kernel.frames.total()));
+        Ok(kernel)
     }
 
     /// As [`Kernel::empty`], for tests.

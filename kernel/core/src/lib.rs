@@ -32,14 +32,13 @@ pub mod restricted;
 pub mod sched;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
-mod standin;
+mod system;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod thread;
 mod thread_calls;
 pub mod thread_life;
 pub mod time;
-mod system;
 pub mod trace;
 pub mod unit;
 pub mod wait;

@@ -1,8 +1,6 @@
 //! The system as a whole: what it is made of, its units, its figures, its end (seed 10.2, 11).
 
-use holm_abi::{
-    Error, Metrics, PowerAction, Topology, UnitFilter, UnitFilterFlags, UnitListEntry, UnitState, limits,
-};
+use holm_abi::{Error, Metrics, PowerAction, Topology, UnitFilter, UnitFilterFlags, UnitListEntry, UnitState, limits};
 
 use crate::caller::{Answer, Caller, Out, Outcome};
 use crate::cap::Cap;
@@ -105,9 +103,9 @@ impl<M: Machine> Kernel<M> {
         let any_value = filter.label_value.iter().all(|byte| *byte == 0);
         let labels = unit.face.labels.iter().take(unit.face.label_count as usize);
         let by_label = no_key
-            || labels.clone().any(|label| {
-                label.key == filter.label_key && (any_value || label.value == filter.label_value)
-            });
+            || labels
+                .clone()
+                .any(|label| label.key == filter.label_key && (any_value || label.value == filter.label_value));
         by_state && by_parent && by_label
     }
 

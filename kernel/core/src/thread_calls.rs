@@ -1,8 +1,8 @@
 //! The system calls on threads, scheduling, clocks and timers.
 
 use holm_abi::{
-    ClockId, Error, SchedClass, SchedFlags, SchedParams, SchedStats, ThreadAttr, ThreadAttrMask, ThreadFlags, ThreadInfo,
-    ThreadSpec, TimerFlags, TimerInfo, TimerMode, TimerSpec, limits,
+    ClockId, Error, SchedClass, SchedFlags, SchedParams, SchedStats, ThreadAttr, ThreadAttrMask, ThreadFlags,
+    ThreadInfo, ThreadSpec, TimerFlags, TimerInfo, TimerMode, TimerSpec, limits,
 };
 
 use crate::caller::{Answer, Caller, Out, Outcome};

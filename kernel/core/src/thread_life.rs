@@ -213,7 +213,7 @@ impl<M: Machine> Kernel<M> {
             self.leave_wait(thread);
         }
         self.sched_remove(thread);
-        self.calls_abandon(thread);
+        self.calls_thread_ended(thread);
         self.memory_abandon(thread);
         self.restricted_abandon(thread);
         let Some(entry) = self.threads.get_mut(thread) else { return };

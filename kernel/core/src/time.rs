@@ -66,7 +66,13 @@ impl<M: Machine> Kernel<M> {
     ///
     /// # Errors
     /// [`Error::NotSupported`] for another clock than monotonic and realtime; [`Error::Quota`]; [`Error::NoMemory`].
-    pub(crate) fn timer_new(&mut self, unit: UnitId, clock: ClockId, relative: bool, slack: Nanos) -> Result<TimerId, Error> {
+    pub(crate) fn timer_new(
+        &mut self,
+        unit: UnitId,
+        clock: ClockId,
+        relative: bool,
+        slack: Nanos,
+    ) -> Result<TimerId, Error> {
         if !matches!(clock, ClockId::Monotonic | ClockId::Realtime) {
             return Err(Error::NotSupported);
         }

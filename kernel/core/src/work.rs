@@ -14,6 +14,7 @@ impl<M: Machine> Kernel<M> {
         // What others give up first; its end may be what a unit's end waits for.
         let steps = [
             self.caps_sweep_step(),
+            self.channels_drain_step(),
             self.dying_regions_step(),
             self.dying_spaces_step(),
             self.dying_units_step(),
@@ -26,6 +27,7 @@ impl<M: Machine> Kernel<M> {
     #[inline]
     pub(crate) fn work_waits(&self) -> bool {
         self.caps.grants.sweeping().is_some()
+            || self.channel_work.waits()
             || self.dying_regions.waits()
             || self.dying_spaces.waits()
             || self.dying_units.waits()

@@ -6,6 +6,7 @@ use super::table::Content;
 use crate::event::Source;
 use crate::kernel::Kernel;
 use crate::machine::Machine;
+use crate::object::Object;
 use crate::unit::UnitId;
 
 /// Grants that one step of the sweeper reclaims, and slots that one step of a teardown looks at, at most.
@@ -71,6 +72,9 @@ impl<M: Machine> Kernel<M> {
         }
         let removed = self.caps.grants.remove_unneeded(leaf);
         self.cap_removed(removed);
+        if let Object::Channel(channel, _) = object {
+            self.channel_recheck(channel);
+        }
         if counted {
             self.release(object);
         }

@@ -258,4 +258,3 @@ impl<M: Machine> Kernel<M> {
 
 /// Subscriptions and empty chains that one step looks at.
 const STEP: u32 = 32;
-

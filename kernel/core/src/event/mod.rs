@@ -10,6 +10,8 @@
 
 mod calls;
 mod report;
+#[cfg(test)]
+mod tests;
 mod watch;
 
 use alloc::vec::Vec;

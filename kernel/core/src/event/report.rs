@@ -44,7 +44,13 @@ impl<M: Machine> Kernel<M> {
     }
 
     /// Notes what happened with one subscription; the queue that is to be told, if any.
-    pub(super) fn note(&mut self, subscription: SubscriptionId, mask: EventMask, data0: u64, data1: u64) -> Option<EventId> {
+    pub(super) fn note(
+        &mut self,
+        subscription: SubscriptionId,
+        mask: EventMask,
+        data0: u64,
+        data1: u64,
+    ) -> Option<EventId> {
         let now = self.clock();
         let entry = self.events.subscriptions.get_mut(subscription)?;
         let hit = mask.and(entry.mask.or(ALWAYS));
@@ -91,10 +97,18 @@ impl<M: Machine> Kernel<M> {
         match source {
             Source::Channel(id, end) => self.channel_ready(id, end),
             Source::Trace(id) => {
-                if self.trace_has_more(id) { EventMask::READABLE } else { EventMask::NONE }
+                if self.trace_has_more(id) {
+                    EventMask::READABLE
+                } else {
+                    EventMask::NONE
+                }
             }
             Source::Console => {
-                if self.console_has_input() { EventMask::READABLE } else { EventMask::NONE }
+                if self.console_has_input() {
+                    EventMask::READABLE
+                } else {
+                    EventMask::NONE
+                }
             }
             Source::Timer(_) | Source::Unit(_) | Source::Thread(_) => EventMask::NONE,
         }

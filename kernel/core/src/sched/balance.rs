@@ -49,6 +49,20 @@ impl<M: Machine> Kernel<M> {
         }
     }
 
+    /// Offers the best `RT_FIXED` thread that waits at each processor again: two that woke together were offered to the same
+    /// processor, which took one.
+    pub(crate) fn offer_waiting(&mut self) {
+        for at in each(self.sched.waiting_fixed) {
+            let Some(queues) = self.sched.cpu(at) else { continue };
+            let Some(level) = queues.fixed_filled.checked_ilog2() else { continue };
+            let first = queues.fixed.get(level as usize).and_then(crate::queue::Queue::first);
+            if let Some(thread) = first.and_then(|first| self.threads.get(first)) {
+                let (rank, affinity) = (thread.sched.rank(), thread.sched.affinity);
+                self.offer(rank, affinity, at);
+            }
+        }
+    }
+
     /// Where a thread that wakes is queued: where it ran last, unless it may not or another processor idles.
     pub(crate) fn place_for(&mut self, thread: ThreadId) {
         let all = self.sched.all();

@@ -23,9 +23,11 @@ impl<M: Machine> Kernel<M> {
                 return Some("idle with a thread");
             }
         }
-        let filled = queues.fixed.iter().enumerate().fold(0u32, |filled, (level, queue)| {
-            if queue.is_empty() { filled } else { filled | 1 << level }
-        });
+        let filled = queues
+            .fixed
+            .iter()
+            .enumerate()
+            .fold(0u32, |filled, (level, queue)| if queue.is_empty() { filled } else { filled | 1 << level });
         if filled != queues.fixed_filled {
             return Some("the bitmap of priorities");
         }

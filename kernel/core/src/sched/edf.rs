@@ -62,7 +62,8 @@ impl Reservation {
     /// A job is released at `now`.
     pub(crate) fn release(&mut self, params: &Params, now: Nanos) {
         let left = self.deadline.since(now).0;
-        let fits = u128::from(self.budget) * u128::from(params.deadline.0) <= u128::from(left) * u128::from(params.budget.0);
+        let fits =
+            u128::from(self.budget) * u128::from(params.deadline.0) <= u128::from(left) * u128::from(params.budget.0);
         if left == 0 || !fits {
             self.deadline = now.after(params.deadline);
             self.budget = params.budget.0;

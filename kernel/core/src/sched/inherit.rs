@@ -6,8 +6,8 @@
 
 use crate::kernel::Kernel;
 use crate::machine::{CpuId, Machine, Nanos};
-use crate::sched::{Class, Place, PRIORITIES, Rank};
 use crate::sched::fair::Entry;
+use crate::sched::{Class, PRIORITIES, Place, Rank};
 use crate::thread::{ThreadId, ThreadState};
 
 /// The most callers whose ranks are looked at when one is gone.
@@ -110,7 +110,13 @@ impl<M: Machine> Kernel<M> {
         let server = &self.threads.get(server)?.sched;
         let state = &self.threads.get(donor)?.sched;
         if state.class != Class::Edf {
-            return Some(Effective { class: state.class, priority: state.priority, due: Nanos::NEVER, donor: None, home: None });
+            return Some(Effective {
+                class: state.class,
+                priority: state.priority,
+                due: Nanos::NEVER,
+                donor: None,
+                home: None,
+            });
         }
         // The reservation of the end of a chain of calls.
         let whose = state.donor.unwrap_or(donor);
@@ -118,7 +124,13 @@ impl<M: Machine> Kernel<M> {
         if server.allows(home) && (server.params.class != Class::Edf || server.cpu == home) {
             Some(Effective { class: Class::Edf, priority: 0, due: state.due, donor: Some(whose), home: Some(home) })
         } else {
-            Some(Effective { class: Class::Fixed, priority: PRIORITIES as u8 - 1, due: Nanos::NEVER, donor: None, home: None })
+            Some(Effective {
+                class: Class::Fixed,
+                priority: PRIORITIES as u8 - 1,
+                due: Nanos::NEVER,
+                donor: None,
+                home: None,
+            })
         }
     }
 

@@ -232,6 +232,9 @@ impl<M: Machine> Kernel<M> {
         if let Some(down) = interrupted {
             self.settle(cpu, down, turn_over, yielded);
         }
+        if self.sched.cpus.len() > 1 && self.sched.waiting_fixed != 0 {
+            self.offer_waiting();
+        }
     }
 
     /// Sees to it that a thread that was taken off `cpu` and could go on does so where it can.
@@ -245,10 +248,11 @@ impl<M: Machine> Kernel<M> {
         let (rank, affinity, at) = (state.sched.rank(), state.sched.affinity, state.sched.cpu);
         if at != cpu {
             self.announce(down);
-        } else if turn_over {
-            self.even_out(cpu, down);
         } else if self.sched.cpus.len() > 1 && rank.class != Class::Edf {
-            self.offer(rank, affinity, cpu);
+            let taken = self.offer(rank, affinity, cpu);
+            if turn_over && !taken {
+                self.even_out(cpu, down);
+            }
         }
     }
 

@@ -155,12 +155,12 @@ fn a_server_runs_with_its_callers_rank_until_it_replied() {
     let caller = world.spawn(Params::fixed(20), u64::MAX);
     let between = world.spawn(Params::fixed(10), u64::MAX);
     assert_eq!(world.on(0), Some(caller));
-    world.kernel.threads.get_mut(caller).unwrap().calls.serves = Some(server);
+    world.kernel.caller_list(server, caller, true);
     world.block(caller, Nanos::NEVER);
     assert_eq!(world.on(0), Some(between));
     world.inside(|kernel| assert!(kernel.sched_inherit(server, caller)));
     assert_eq!(world.on(0), Some(server), "nobody in between keeps the caller waiting");
-    world.kernel.threads.get_mut(caller).unwrap().calls.serves = None;
+    world.kernel.caller_cut(caller).unwrap();
     world.inside(|kernel| assert!(kernel.sched_disinherit(server)));
     assert_eq!(world.on(0), Some(between));
     assert_eq!(world.class(server), Class::Background);
@@ -173,7 +173,7 @@ fn a_server_of_an_edf_caller_spends_the_callers_budget() {
     world.block(server, Nanos::NEVER);
     let caller = world.spawn(Params::edf(ms(4), ms(10), ms(10)), u64::MAX);
     let other = world.spawn(Params::edf(ms(4), ms(20), ms(20)), u64::MAX);
-    world.kernel.threads.get_mut(caller).unwrap().calls.serves = Some(server);
+    world.kernel.caller_list(server, caller, true);
     world.run_until(ms(1), |_, _, _| {});
     world.inside(|kernel| {
         let cpu = crate::CpuId(0);
@@ -250,7 +250,8 @@ fn play_edf(cpus: u32, tasks: &[(u64, u64, u64)], gaps: &[u64], noise: bool) -> 
                 if job.left == 0 && world.kernel.runs_on(*thread).is_some() {
                     prop_assert!(now <= job.due, "{thread:?} missed {:?} at {now:?}", job.due);
                     jobs.remove(thread);
-                    let next = job.due.since(params.deadline).after(params.period).0 + gaps.next().unwrap() % params.period.0;
+                    let next =
+                        job.due.since(params.deadline).after(params.period).0 + gaps.next().unwrap() % params.period.0;
                     releases.insert(*thread, Nanos(next.max(now.0)));
                     world.block(*thread, Nanos::NEVER);
                 } else {

@@ -46,7 +46,10 @@ pub(crate) fn kernel(units: u32, threads: u32) -> (Kernel<SimMachine>, Vec<UnitI
         entry.memory.space = Some(space);
         // What the memory costs is not what these tests count.
         entry.quotas = Quotas::new(LIMIT, LIMIT, 65_536, LIMIT);
-        callers.push((0..threads).map(|number| thread(&mut kernel, unit, number)).collect());
+        let of_unit: Vec<Caller> = (0..threads).map(|number| thread(&mut kernel, unit, number)).collect();
+        // The threads' holds are not what these tests count.
+        kernel.units.get_mut(unit).unwrap().references = 1;
+        callers.push(of_unit);
         ids.push(unit);
     }
     (kernel, ids, callers)
@@ -57,6 +60,8 @@ fn thread(kernel: &mut Kernel<SimMachine>, unit: UnitId, number: u32) -> Caller 
     let thread = kernel.thread_new(unit, start, Params::default(), u64::MAX).unwrap();
     let entry = kernel.threads.get_mut(thread).unwrap();
     (entry.state, entry.entry, entry.number) = (ThreadState::Running, EntryKind::SystemCall, number);
-    kernel.units.get_mut(unit).unwrap().quotas = Quotas::new(LIMIT, LIMIT, 65_536, LIMIT);
+    // What threads cost, and that they keep their unit, is not what these tests count.
+    let owner = kernel.units.get_mut(unit).unwrap();
+    (owner.quotas, owner.references) = (Quotas::new(LIMIT, LIMIT, 65_536, LIMIT), 1);
     Caller { cpu: CpuId(0), thread, unit }
 }

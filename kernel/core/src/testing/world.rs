@@ -102,8 +102,7 @@ impl World {
                 seen(now, until, &self.running);
                 self.kernel.machine.advance(until.since(now));
             }
-            let due: Vec<u32> =
-                (0..self.cpus).filter(|cpu| self.kernel.machine.timer(CpuId(*cpu)) <= until).collect();
+            let due: Vec<u32> = (0..self.cpus).filter(|cpu| self.kernel.machine.timer(CpuId(*cpu)) <= until).collect();
             if due.is_empty() {
                 return;
             }

@@ -135,7 +135,8 @@ impl<M: Machine> Kernel<M> {
             let mut bytes = [0; TraceRecord::SIZE];
             record.encode(&mut bytes);
             self.copy_out(caller.unit, to.at(given), &bytes)?;
-            if let Some(next) = self.trace.readers.get_mut(id).and_then(|reader| reader.next.get_mut(record.cpu as usize))
+            if let Some(next) =
+                self.trace.readers.get_mut(id).and_then(|reader| reader.next.get_mut(record.cpu as usize))
             {
                 *next = record.sequence + 1;
             }

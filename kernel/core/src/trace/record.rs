@@ -7,7 +7,7 @@ use crate::kernel::Kernel;
 use crate::machine::{CpuId, Machine, Nanos};
 use crate::thread::{ThreadId, ThreadState};
 use crate::time::TimerId;
-use crate::trace::{Reader, ReaderId, RING};
+use crate::trace::{RING, Reader, ReaderId};
 
 /// How many readers are told of one record.
 const MAX_READERS: u32 = 16;
