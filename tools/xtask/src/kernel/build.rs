@@ -206,10 +206,10 @@ fn executables(messages: &str) -> Vec<PathBuf> {
 /// The warnings.
 pub(crate) fn lints() -> Result<()> {
     let mut kernel = For::Machine.cargo("clippy");
-    output(kernel.args(["--package", "holm-kernel", "--features", "measure", "--", "-D", "warnings"]))?;
+    output(kernel.args(["--no-deps", "--package", "holm-kernel", "--features", "measure", "--", "-D", "warnings"]))?;
     let mut programs = For::Kernel.cargo("clippy");
     programs.args(PROGRAMS.iter().flat_map(|package| ["--package", package]));
-    output(programs.args(["--bins", "--", "-D", "warnings"]))?;
+    output(programs.args(["--no-deps", "--bins", "--", "-D", "warnings"]))?;
     Ok(())
 }
 
