@@ -6,7 +6,6 @@
 
 use core::marker::PhantomData;
 
-
 /// A range of a user program's memory; not yet looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct UserSlice {
@@ -39,4 +38,3 @@ impl<S> Records<S> {
         self.address.wrapping_add(number.wrapping_mul(size_of::<S>() as u64))
     }
 }
-

@@ -12,12 +12,8 @@ impl<M: Machine> Kernel<M> {
             return false;
         }
         // What others give up first; its end may be what a unit's end waits for.
-        let steps = [
-            self.caps_sweep_step(),
-            self.dying_regions_step(),
-            self.dying_spaces_step(),
-            self.dying_units_step(),
-        ];
+        let steps =
+            [self.caps_sweep_step(), self.dying_regions_step(), self.dying_spaces_step(), self.dying_units_step()];
         steps.contains(&Progress::More) || self.work_waits()
     }
 

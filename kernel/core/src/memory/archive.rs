@@ -74,7 +74,9 @@ impl fmt::Display for ArchiveError {
             Self::Empty => f.write_str("the boot archive is empty"),
             Self::Magic { at } => write!(f, "the boot archive is damaged: no cpio header (newc) at byte {at}"),
             Self::Number { at } => write!(f, "the boot archive is damaged: a number at byte {at} is not hexadecimal"),
-            Self::Truncated { at } => write!(f, "the boot archive is cut off: the file at byte {at} goes on behind its end"),
+            Self::Truncated { at } => {
+                write!(f, "the boot archive is cut off: the file at byte {at} goes on behind its end")
+            }
             Self::Name { at } => write!(f, "the boot archive is damaged: the file at byte {at} has no proper name"),
             Self::NoTrailer => f.write_str("the boot archive is cut off: it has no trailer"),
             Self::Twice { name } => write!(f, "the boot archive has two files named {}", name.escape_ascii()),

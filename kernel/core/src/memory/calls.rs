@@ -1,8 +1,8 @@
 //! The system calls on memory, guest spaces and the boot archive.
 
 use holm_abi::{
-    ArchiveEntry, Backing, Error, MapFlags, MapSpec, MappingInfo, ObjectType, Protection, RegionFlags, RegionInfo, RegionSpec,
-    Rights, TransferMode,
+    ArchiveEntry, Backing, Error, MapFlags, MapSpec, MappingInfo, ObjectType, Protection, RegionFlags, RegionInfo,
+    RegionSpec, Rights, TransferMode,
 };
 
 use super::region::STEP;
@@ -78,7 +78,9 @@ impl<M: Machine> Kernel<M> {
 
     /// Makes a region of zero pages.
     pub(crate) fn vm_region_create(&mut self, caller: Caller, spec: RegionSpec) -> Answer {
-        if let Some(Fill::Region { region, at }) = self.threads.get_mut(caller.thread).and_then(|entry| entry.memory.fill) {
+        if let Some(Fill::Region { region, at }) =
+            self.threads.get_mut(caller.thread).and_then(|entry| entry.memory.fill)
+        {
             return self.region_fill(caller, region, at);
         }
         if spec.bytes == 0 || !spec.bytes.is_multiple_of(PAGE) || spec.bytes > holm_abi::limits::MAX_REGION {
@@ -139,7 +141,9 @@ impl<M: Machine> Kernel<M> {
 
     /// Maps a part of a region.
     pub(crate) fn vm_map(&mut self, caller: Caller, target: Object, region: Cap, spec: MapSpec) -> Answer {
-        if let Some(fill @ Fill::Mapping { .. }) = self.threads.get_mut(caller.thread).and_then(|entry| entry.memory.fill) {
+        if let Some(fill @ Fill::Mapping { .. }) =
+            self.threads.get_mut(caller.thread).and_then(|entry| entry.memory.fill)
+        {
             return self.mapping_fill(caller, fill);
         }
         let space = self.target_space(target)?;
@@ -227,13 +231,7 @@ impl<M: Machine> Kernel<M> {
     }
 
     /// The mapping, or the hole, at an address.
-    pub(crate) fn vm_query(
-        &mut self,
-        caller: Caller,
-        target: Object,
-        address: u64,
-        info: Out<MappingInfo>,
-    ) -> Answer {
+    pub(crate) fn vm_query(&mut self, caller: Caller, target: Object, address: u64, info: Out<MappingInfo>) -> Answer {
         let id = self.target_space(target)?;
         let space = self.spaces.get(id).ok_or(Error::BadState)?;
         if address < space.low || address >= space.high {
@@ -315,12 +313,7 @@ impl<M: Machine> Kernel<M> {
     }
 
     /// Tells size and pages of a region.
-    pub(crate) fn vm_region_get_info(
-        &mut self,
-        caller: Caller,
-        region: Cap,
-        info: Out<RegionInfo>,
-    ) -> Answer {
+    pub(crate) fn vm_region_get_info(&mut self, caller: Caller, region: Cap, info: Out<RegionInfo>) -> Answer {
         let id = Self::region_of(&region)?;
         let entry = self.regions.get(id).ok_or(Error::BadHandle)?;
         let mut told = RegionInfo::new();
@@ -395,7 +388,13 @@ impl<M: Machine> Kernel<M> {
     }
 
     /// Lists files of the boot archive; one whose sum is not known yet is summed first.
-    pub(crate) fn archive_list(&mut self, caller: Caller, _archive: Cap, first: u64, entries: Records<ArchiveEntry>) -> Answer {
+    pub(crate) fn archive_list(
+        &mut self,
+        caller: Caller,
+        _archive: Cap,
+        first: u64,
+        entries: Records<ArchiveEntry>,
+    ) -> Answer {
         let mut written = 0;
         let room = entries.count.min(holm_abi::limits::MAX_RECORDS).min(STEP as u64 / 4);
         while written < room {

@@ -144,10 +144,8 @@ pub fn parse(file: &[u8]) -> Result<Program, ElfError> {
     if half(file, 54) != Some(HEADER_SIZE as u16) {
         return Err(ElfError::Headers);
     }
-    let headers = table
-        .checked_add(count * HEADER_SIZE)
-        .and_then(|end| file.get(table..end))
-        .ok_or(ElfError::Headers)?;
+    let headers =
+        table.checked_add(count * HEADER_SIZE).and_then(|end| file.get(table..end)).ok_or(ElfError::Headers)?;
     let mut program = Program { entry, segments: [None; MAX_SEGMENTS] };
     let mut loaded = 0;
     let mut last_end = 0;
@@ -236,7 +234,8 @@ pub(crate) mod tests {
             let header = &mut file[64 + index * 56..][..56];
             header[..4].copy_from_slice(&1u32.to_le_bytes());
             header[4..8].copy_from_slice(&flags.to_le_bytes());
-            for (at, value) in [(8, offset), (16, address), (24, address), (32, in_file), (40, in_memory), (48, &4096)] {
+            for (at, value) in [(8, offset), (16, address), (24, address), (32, in_file), (40, in_memory), (48, &4096)]
+            {
                 header[at..at + 8].copy_from_slice(&value.to_le_bytes());
             }
         }
@@ -264,7 +263,13 @@ pub(crate) mod tests {
                     file_end: 0x1800,
                     rights: read | Protection::EXECUTE,
                 },
-                Segment { start: 0x40_2000, end: 0x40_6000, file_start: 0x1000, file_end: 0x2100, rights: read | write },
+                Segment {
+                    start: 0x40_2000,
+                    end: 0x40_6000,
+                    file_start: 0x1000,
+                    file_end: 0x2100,
+                    rights: read | write
+                },
             ]
         );
     }

@@ -94,7 +94,8 @@ impl Mappings {
             .chunks
             .partition_point(|chunk| chunk.mappings.first().is_some_and(|first| first.start <= address))
             .checked_sub(1)?;
-        let place = self.chunks.get(chunk)?.mappings.partition_point(|mapping| mapping.start <= address).checked_sub(1)?;
+        let place =
+            self.chunks.get(chunk)?.mappings.partition_point(|mapping| mapping.start <= address).checked_sub(1)?;
         Some((chunk, place))
     }
 

@@ -8,13 +8,13 @@
 
 pub mod access;
 pub mod archive;
+pub mod calls;
 pub mod elf;
 pub mod fault;
 pub mod frames;
 pub mod load;
 pub mod mapping;
 pub mod region;
-pub mod calls;
 pub mod space;
 #[cfg(test)]
 mod tests;

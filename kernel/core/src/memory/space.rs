@@ -500,7 +500,9 @@ impl<M: Machine> Kernel<M> {
 
     /// Takes away the mappings that were made through a grant, in bounded steps.
     pub(crate) fn memory_unmap_grant_step(&mut self, grant: GrantId) -> Progress {
-        let Some(Object::Region(id)) = self.caps.grants.get(grant).map(|node| node.object) else { return Progress::Done };
+        let Some(Object::Region(id)) = self.caps.grants.get(grant).map(|node| node.object) else {
+            return Progress::Done;
+        };
         let Some(region) = self.regions.get_mut(id) else { return Progress::Done };
         let begin = Sweep { grant, view: 0, address: 0 };
         let sweep = *region.sweep.insert(region.sweep.filter(|sweep| sweep.grant == grant).unwrap_or(begin));

@@ -229,7 +229,9 @@ impl Tree {
         let Some(mut node) = self.root else { return u64::from(self.levels) };
         let mut level = self.levels - 1;
         while level > 0 {
-            let Some(below) = nodes.place(node, Self::slot(page, level)).checked_sub(1) else { return u64::from(level) };
+            let Some(below) = nodes.place(node, Self::slot(page, level)).checked_sub(1) else {
+                return u64::from(level);
+            };
             node = below;
             level -= 1;
         }
@@ -302,9 +304,8 @@ impl Tree {
         let mut way = [root; MAX_LEVELS];
         let mut depth = 1;
         for level in (1..self.levels).rev() {
-            let Some(below) = way
-                .get(depth - 1)
-                .and_then(|node| nodes.place(*node, Self::slot(page, level)).checked_sub(1))
+            let Some(below) =
+                way.get(depth - 1).and_then(|node| nodes.place(*node, Self::slot(page, level)).checked_sub(1))
             else {
                 break;
             };

@@ -16,7 +16,6 @@
 //! capabilities: its system calls are the personality's to answer. Vector registers of a bound thread are kept over every
 //! kernel entry; the personality moves the guest's itself.
 
-
 use holm_abi::{Error, RestrictedReason, RestrictedState};
 
 use crate::caller::{Answer, Caller, Outcome};
@@ -210,8 +209,7 @@ impl<M: Machine> Kernel<M> {
         self.region_pin(region);
         self.restricted_loosen(caller.thread);
         let thread = self.threads.get_mut(caller.thread).ok_or(Error::BadState)?;
-        thread.restricted.binding =
-            Some(Binding { guest, root, joined, state: region, frame });
+        thread.restricted.binding = Some(Binding { guest, root, joined, state: region, frame });
         thread.space = joined;
         Ok(Outcome::OK)
     }

@@ -207,9 +207,9 @@ impl<M: Machine> Kernel<M> {
 
     /// Why a unit ended, with which code, and its name.
     pub(crate) fn unit_face(&self, unit: UnitId) -> (ExitReason, i64, [u8; 32]) {
-        self.units.get(unit).map_or((ExitReason::None, 0, [0; 32]), |unit| {
-            (unit.end.reason, unit.end.code, unit.face.name)
-        })
+        self.units
+            .get(unit)
+            .map_or((ExitReason::None, 0, [0; 32]), |unit| (unit.end.reason, unit.end.code, unit.face.name))
     }
 
     /// When a unit was started.

@@ -135,13 +135,7 @@ impl<M: Machine> Kernel<M> {
     }
 
     /// Takes labels from a unit's memory.
-    pub(super) fn labels_take(
-        &mut self,
-        id: UnitId,
-        from: UnitId,
-        address: u64,
-        count: u32,
-    ) -> Result<(), Error> {
+    pub(super) fn labels_take(&mut self, id: UnitId, from: UnitId, address: u64, count: u32) -> Result<(), Error> {
         if count as usize > MAX_LABELS {
             return Err(Error::TooBig);
         }

@@ -60,10 +60,15 @@ fn the_first_unit_finds_its_program_its_stack_and_its_capabilities() {
     assert_eq!(touch(&mut kernel, root, 0x40_3100, Access::Read), Ok(0));
     assert_eq!(touch(&mut kernel, root, 0x40_5fff, Access::Write), Ok(0));
     assert_eq!(touch(&mut kernel, root, 0x40_2801, Access::Execute), Err(holm_abi::Error::Fault));
-    for (slot, object) in
-        [Object::Unit(root), Object::Thread(first_thread(&kernel, root)), Object::System, Object::Archive, Object::Console]
-            .into_iter()
-            .enumerate()
+    for (slot, object) in [
+        Object::Unit(root),
+        Object::Thread(first_thread(&kernel, root)),
+        Object::System,
+        Object::Archive,
+        Object::Console,
+    ]
+    .into_iter()
+    .enumerate()
     {
         let handle = holm_abi::Handle::initial(slot as u16);
         let cap = kernel.resolve(root, handle, crate::cap::Types::ANY, holm_abi::Rights::NONE).unwrap();
@@ -89,14 +94,12 @@ fn a_boot_that_cannot_be_says_what_is_wrong() {
         say("there is no boot archive: give one to the loader as initrd")
     );
     assert_eq!(boot_with(&|info| info.archive = Some(&[])), say("the boot archive is empty"));
-    let packed = |name: &[u8], content: &[u8]| crate::memory::archive::tests::pack(&[(name, 0o100_755, content)]).leak();
+    let packed =
+        |name: &[u8], content: &[u8]| crate::memory::archive::tests::pack(&[(name, 0o100_755, content)]).leak();
     let other: &'static [u8] = packed(b"other", b"x");
     assert_eq!(boot_with(&|info| info.archive = Some(other)), say("the boot archive has no file named init"));
     let script: &'static [u8] = packed(b"init", b"#!/bin/sh");
-    assert_eq!(
-        boot_with(&|info| info.archive = Some(script)),
-        say("init cannot be started: it is not an ELF file")
-    );
+    assert_eq!(boot_with(&|info| info.archive = Some(script)), say("init cannot be started: it is not an ELF file"));
     assert_eq!(
         boot_with(&|info| info.memory.iter_mut().for_each(|range| range.count = 2)),
         say("there is too little memory to start")
