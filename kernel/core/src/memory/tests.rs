@@ -424,7 +424,7 @@ fn history(steps: Vec<Step>) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 96, max_shrink_iters: 4000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 256, max_shrink_iters: 4000, ..ProptestConfig::default() })]
     #[test]
     fn every_byte_is_the_models_and_nothing_is_left(steps in proptest::collection::vec(step(), 1..160)) {
         history(steps);
