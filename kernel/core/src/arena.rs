@@ -210,6 +210,49 @@ impl<T> Arena<T> {
         })
     }
 
+    /// Two different objects, to change both; the second is `None` when it is the first, too.
+    #[must_use]
+    #[inline]
+    pub fn pair_mut(&mut self, one: Id<T>, other: Id<T>) -> [Option<&mut T>; 2] {
+        fn object<T>(place: &mut Place<T>, id: Id<T>) -> Option<&mut T> {
+            match place {
+                Place { generation, content: Content::Object(object) } if *generation == id.generation => Some(object),
+                _ => None,
+            }
+        }
+        let (a, b) = (one.index as usize, other.index as usize);
+        if a == b {
+            return [self.get_mut(one), None];
+        }
+        let (first, second) = (a / CHUNK, b / CHUNK);
+        if first == second {
+            let Some(chunk) = self.chunks.get_mut(first) else { return [None, None] };
+            return match chunk.get_disjoint_mut([a % CHUNK, b % CHUNK]) {
+                Ok([a, b]) => [object(a, one), object(b, other)],
+                Err(_) => [None, None],
+            };
+        }
+        match self.chunks.get_disjoint_mut([first, second]) {
+            Ok([first, second]) => [
+                first.get_mut(a % CHUNK).and_then(|place| object(place, one)),
+                second.get_mut(b % CHUNK).and_then(|place| object(place, other)),
+            ],
+            Err(_) => [None, None],
+        }
+    }
+
+    /// The object at a place, whatever its generation.
+    #[must_use]
+    #[inline]
+    pub fn at(&self, index: u32) -> Option<(Id<T>, &T)> {
+        match self.place(index)? {
+            Place { generation, content: Content::Object(object) } => {
+                Some((Id { index, generation: *generation, object: PhantomData }, object))
+            }
+            Place { .. } => None,
+        }
+    }
+
     /// The first object at place `from` or later: walks an arena in bounded steps.
     #[must_use]
     pub fn next_from(&self, from: u32) -> Option<(Id<T>, &T)> {
@@ -252,6 +295,19 @@ mod tests {
                     || arena.iter().count() == model.len());
             }
         }
+    }
+
+    #[test]
+    fn a_pair_is_two_different_objects() {
+        let mut arena = Arena::default();
+        let ids: Vec<Id<u32>> = (0..70).map(|number| arena.insert(number).unwrap()).collect();
+        for (one, other) in [(0, 1), (1, 0), (3, 69), (69, 3)] {
+            let [Some(first), Some(second)] = arena.pair_mut(ids[one], ids[other]) else { panic!("both are there") };
+            assert_eq!((*first as usize, *second as usize), (one, other));
+        }
+        assert!(matches!(arena.pair_mut(ids[5], ids[5]), [Some(5), None]));
+        arena.remove(ids[5]);
+        assert!(matches!(arena.pair_mut(ids[5], ids[6]), [None, Some(6)]));
     }
 
     #[test]

@@ -4,12 +4,14 @@ use alloc::vec::Vec;
 
 use holm_abi::Error;
 
-use crate::arena::Arena;
+use crate::arena::{Arena, Full};
 use crate::caller::Caller;
 use crate::cap::Capabilities;
-use crate::channel::Channel;
-use crate::event::Subscription;
-use crate::machine::{CpuId, FrameNumber, Halt, Machine, Nanos, SpaceId};
+use crate::channel::{Channel, ChannelWork};
+use crate::config::Config;
+use crate::console::Console;
+use crate::event::Events;
+use crate::machine::{FrameNumber, Halt, Machine, Nanos, SpaceId};
 use crate::memory::archive::Archive;
 use crate::memory::region::DyingRegions;
 use crate::memory::space::DyingSpaces;
@@ -19,6 +21,7 @@ use crate::sched::Sched;
 use crate::thread::{Thread, ThreadId, ThreadState};
 use crate::time::Timers;
 use crate::trace::Trace;
+use crate::unit::boot::BootError;
 use crate::unit::{DyingUnits, Unit};
 use crate::wait::Wait;
 
@@ -86,7 +89,8 @@ pub struct Kernel<M> {
     pub(crate) threads: Arena<Thread>,
     pub(crate) regions: Arena<Region>,
     pub(crate) channels: Arena<Channel>,
-    pub(crate) subscriptions: Arena<Subscription>,
+    pub(crate) channel_work: ChannelWork,
+    pub(crate) events: Events,
     pub(crate) images: Arena<Image>,
     pub(crate) archive: Archive,
     pub(crate) spaces: Arena<AddressSpace>,
@@ -103,18 +107,24 @@ pub struct Kernel<M> {
     pub(crate) sched: Sched,
     pub(crate) timers: Timers,
     pub(crate) trace: Trace,
+    pub(crate) console: Console,
+    pub(crate) config: Config,
     pub(crate) halt: Option<Halt>,
 }
 
 impl<M: Machine> Kernel<M> {
     /// A kernel without objects and memory over `machine`.
-    pub(crate) fn bare(machine: M) -> Self {
-        Self {
+    ///
+    /// # Errors
+    /// [`Full`] when there is no memory for run queues and trace.
+    pub(crate) fn empty(machine: M) -> Result<Self, Full> {
+        let cpus = machine.cpus();
+        Ok(Self {
             units: Arena::default(),
             threads: Arena::default(),
             regions: Arena::default(),
             channels: Arena::default(),
-            subscriptions: Arena::default(),
+            channel_work: ChannelWork::default(),
             images: Arena::default(),
             archive: Archive::default(),
             spaces: Arena::default(),
@@ -125,13 +135,35 @@ impl<M: Machine> Kernel<M> {
             dying_units: DyingUnits::default(),
             node: [0; 16],
             caps: Capabilities::default(),
+            events: Events::default(),
             frames: Frames::default(),
-            sched: Sched::default(),
+            sched: Sched::new(cpus)?,
             timers: Timers::default(),
-            trace: Trace::default(),
+            trace: Trace::new(cpus.clamp(1, crate::sched::MAX_CPUS))?,
+            console: Console::default(),
+            config: Config::default(),
             halt: None,
             machine,
-        }
+        })
+    }
+
+    /// A kernel over `machine` with the first unit, made from the archive's `init`, ready to run on processor 0. Every
+    /// processor enters by [`Kernel::kicked`] first.
+    ///
+    /// # Errors
+    /// What a person at the console can do something about.
+    pub fn new(machine: M, info: &BootInfo) -> Result<Self, BootError> {
+        let mut kernel = Self::empty(machine).map_err(|Full| BootError::Memory)?;
+        let root = kernel.boot_root(info)?;
+        kernel.unit_run(root).map_err(BootError::Unit)?;
+        kernel.log(format_args!("{} processors, {} pages of memory", kernel.sched.cpus.len(), kernel.frames.total()));
+        Ok(kernel)
+    }
+
+    /// As [`Kernel::empty`], for tests.
+    #[cfg(test)]
+    pub(crate) fn bare(machine: M) -> Self {
+        Self::empty(machine).unwrap()
     }
 
     /// The machine below.
@@ -186,25 +218,26 @@ impl<M: Machine> Kernel<M> {
         if entry.state != ThreadState::Blocked {
             return;
         }
+        let slept = entry.wait == Wait::Time && error == Error::TimedOut;
+        self.leave_wait(thread);
+        // Sleeping until a time is what `Time` asked for: it ends well.
+        self.wake(thread, if slept { Ok(0) } else { Err(error) });
+    }
+
+    /// Takes a blocked thread out of its object's queue and undoes what the wait holds.
+    pub(crate) fn leave_wait(&mut self, thread: ThreadId) {
+        let Some(entry) = self.threads.get(thread) else { return };
         match entry.wait {
             Wait::Channel(wait) => self.channel_give_up(thread, wait),
             Wait::Event(wait) => self.event_give_up(thread, wait),
             Wait::Memory(wait) => self.memory_give_up(thread, wait),
-            Wait::Nothing | Wait::Time | Wait::Console | Wait::Stopped => {}
+            Wait::Console(_) => self.console_give_up(thread),
+            Wait::Nothing | Wait::Time | Wait::Stopped => {}
         }
-        // Sleeping until a time is what `Time` asked for: it ends well.
-        let slept =
-            matches!(self.threads.get(thread).map(|entry| entry.wait), Some(Wait::Time)) && error == Error::TimedOut;
-        self.wake(thread, if slept { Ok(0) } else { Err(error) });
     }
 
-    /// The processor that runs the caller.
+    /// The time.
     pub(crate) fn now(&self) -> Nanos {
         self.machine.now()
-    }
-
-    /// Kicks a processor so that it looks at its run queue.
-    pub(crate) fn reschedule(&mut self, cpu: CpuId) {
-        self.machine.kick(cpu);
     }
 }

@@ -16,7 +16,11 @@ pub mod arena;
 pub mod caller;
 pub mod cap;
 pub mod channel;
+pub mod config;
+pub mod console;
+pub mod deadline;
 pub mod dispatch;
+mod entry;
 pub mod event;
 pub mod kernel;
 pub mod machine;
@@ -28,10 +32,12 @@ pub mod restricted;
 pub mod sched;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
-mod standin;
+mod system;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod thread;
+mod thread_calls;
+pub mod thread_life;
 pub mod time;
 pub mod trace;
 pub mod unit;

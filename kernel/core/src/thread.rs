@@ -1,7 +1,10 @@
 //! Threads: registers, what the thread waits for, and its place with the scheduler.
 
+use holm_abi::ExitReason;
+
 use crate::arena::Id;
 use crate::channel::ThreadCalls;
+use crate::event::Watchers;
 use crate::machine::{Nanos, SpaceId};
 use crate::memory::ThreadMemory;
 use crate::queue::Link;
@@ -106,6 +109,14 @@ pub struct Thread {
     pub number: u32,
     /// What it ended with.
     pub exit_code: i64,
+    /// Why it ended.
+    pub exit_reason: ExitReason,
+    /// Its unit ends with it.
+    pub main: bool,
+    /// System calls that are not yet counted for its unit.
+    pub syscalls: u32,
+    /// Who is told when it ends.
+    pub watchers: Watchers,
 }
 
 /// What a thread does.

@@ -4,6 +4,7 @@
 //! is needed to give up when the deadline passes, the object goes away or the thread is killed.
 
 use crate::channel::ChannelWait;
+use crate::console::ConsoleWait;
 use crate::event::EventWait;
 use crate::memory::MemoryWait;
 
@@ -22,7 +23,7 @@ pub enum Wait {
     /// Bounded work on memory that others do for it.
     Memory(MemoryWait),
     /// Input on the console.
-    Console,
+    Console(ConsoleWait),
     /// Its unit was stopped; it goes on when the unit is started again.
     Stopped,
 }

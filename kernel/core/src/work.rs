@@ -12,8 +12,14 @@ impl<M: Machine> Kernel<M> {
             return false;
         }
         // What others give up first; its end may be what a unit's end waits for.
-        let steps =
-            [self.caps_sweep_step(), self.dying_regions_step(), self.dying_spaces_step(), self.dying_units_step()];
+        let steps = [
+            self.caps_sweep_step(),
+            self.channels_drain_step(),
+            self.dying_regions_step(),
+            self.dying_spaces_step(),
+            self.dying_units_step(),
+            self.dying_events_step(),
+        ];
         steps.contains(&Progress::More) || self.work_waits()
     }
 
@@ -21,8 +27,10 @@ impl<M: Machine> Kernel<M> {
     #[inline]
     pub(crate) fn work_waits(&self) -> bool {
         self.caps.grants.sweeping().is_some()
+            || self.channel_work.waits()
             || self.dying_regions.waits()
             || self.dying_spaces.waits()
             || self.dying_units.waits()
+            || self.events.dying.is_some()
     }
 }

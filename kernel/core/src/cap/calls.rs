@@ -2,9 +2,11 @@
 
 use holm_abi::{CapFlags, CapInfo, CapTransfer, Error, Handle, RevokeFlags, Rights, TransferFlags, TransferMode};
 
+#[cfg(test)]
+use super::Progress;
 use super::grant::{Grant, Kind};
 use super::table::Content;
-use super::{Cap, Progress, Types};
+use super::{Cap, Types};
 use crate::caller::{Answer, Caller, Out, Outcome};
 use crate::kernel::Kernel;
 use crate::machine::Machine;
@@ -31,12 +33,7 @@ impl<M: Machine> Kernel<M> {
         let parcel = self.parcel_decide(caller.unit, &[CapTransfer { cap, mode, rights }], None)?;
         self.cap_reserve(to, 1)?;
         let parcel = self.parcel_make(parcel, to)?;
-        let mut handle = Handle::NONE;
-        self.parcel_take(caller.unit, &parcel);
-        for grant in parcel.grants() {
-            self.cap_repay(grant, to);
-            handle = self.cap_put(to, grant).ok_or(Error::NoHandles)?;
-        }
+        let handle = self.parcel_arrive(caller.unit, to, &parcel);
         Ok(Outcome::Done(handle.raw() as u64))
     }
 
@@ -90,6 +87,7 @@ impl<M: Machine> Kernel<M> {
             thread.calls.revoking = None;
         }
         let found = self.resolve(caller.unit, cap, Types::ANY, Rights::NONE)?;
+        self.trace.counts.revocations += 1;
         if flags.contains(RevokeFlags::CHILDREN_ONLY) {
             self.caps.grants.revoke_children(found.grant);
         } else {
@@ -165,7 +163,13 @@ impl<M: Machine> Kernel<M> {
         Grant::BYTES
     }
 
-    /// Bounded work that waits: see [`Kernel::caps_sweep_step`] and [`Kernel::channels_drain_step`].
+    /// Revocations that the sweeper is still to follow up.
+    pub(crate) const fn sweep_backlog(&self) -> u64 {
+        self.caps.grants.queued as u64
+    }
+
+    /// Does all bounded work of capabilities and channels that waits, step by step: for tests.
+    #[cfg(test)]
     pub(crate) fn caps_work_step(&mut self) -> Progress {
         match (self.caps_sweep_step(), self.channels_drain_step()) {
             (Progress::Done, Progress::Done) => Progress::Done,

@@ -6,7 +6,7 @@
 //! birth, newest first, and each child remembers how often its parent's children had been revoked when it was born: those
 //! that an earlier revocation ended are the last ones of the list, where the sweeper takes them from.
 
-use holm_abi::{Error, Rights, TransferFlags};
+use holm_abi::{Error, Rights, TransferFlags, TransferMode};
 
 use crate::arena::{Arena, Full, Id};
 use crate::object::Object;
@@ -61,6 +61,8 @@ pub struct Grant {
     pub(crate) payer: UnitId,
     /// The next capability of the same queued message.
     pub(crate) next_in_message: Option<GrantId>,
+    /// How it travels in that message.
+    pub(crate) mode: TransferMode,
     /// Mappings made through it.
     pub(crate) mappings: u32,
     /// Whether it still counts as a reference of its object.
@@ -124,13 +126,15 @@ pub struct Grants {
     nodes: Arena<Grant>,
     /// Counts revocations: a capability found alive in this epoch is alive. Starts at 1.
     pub(crate) epoch: u64,
+    /// How many are in the queue.
+    pub(crate) queued: u32,
     first_queued: Option<GrantId>,
     last_queued: Option<GrantId>,
 }
 
 impl Default for Grants {
     fn default() -> Self {
-        Self { nodes: Arena::default(), epoch: 1, first_queued: None, last_queued: None }
+        Self { nodes: Arena::default(), epoch: 1, queued: 0, first_queued: None, last_queued: None }
     }
 }
 
@@ -193,6 +197,7 @@ impl Grants {
                 holder: new.holder,
                 payer: new.payer,
                 next_in_message: None,
+                mode: TransferMode::Move,
                 mappings: 0,
                 counted: true,
                 parent: new.parent.map(|(parent, _)| parent),
@@ -330,6 +335,7 @@ impl Grants {
             return;
         }
         node.queued = true;
+        self.queued += 1;
         match self.last_queued.replace(id).and_then(|last| self.nodes.get_mut(last)) {
             Some(last) => last.next_queued = Some(id),
             None => self.first_queued = Some(id),
@@ -351,6 +357,7 @@ impl Grants {
         let Some(id) = self.first_queued else { return };
         let Some(node) = self.nodes.get_mut(id) else { return };
         node.queued = false;
+        self.queued -= 1;
         self.first_queued = node.next_queued.take();
         if self.first_queued.is_none() {
             self.last_queued = None;

@@ -70,8 +70,15 @@ impl<M: Machine> Kernel<M> {
             return Err(Error::Quota);
         }
         if growth > 0 {
-            self.units.get_mut(unit).ok_or(Error::BadState)?.caps.reserve(count)?;
             self.charge(unit, Resource::Kernel, growth)?;
+            let Some(entry) = self.units.get_mut(unit) else { return Err(Error::BadState) };
+            let before = entry.caps.bytes();
+            let grown = entry.caps.reserve(count);
+            let taken = entry.caps.bytes() - before;
+            if grown.is_err() {
+                self.refund(unit, Resource::Kernel, growth - taken);
+            }
+            grown?;
         }
         Ok(())
     }
@@ -80,10 +87,12 @@ impl<M: Machine> Kernel<M> {
     pub(crate) fn cap_pay(&mut self, unit: UnitId) {
         let charged = self.charge(unit, Resource::Kernel, Grant::BYTES);
         debug_assert!(charged.is_ok(), "the quota was checked before");
+        self.unit_hold(unit);
     }
 
     fn cap_refund(&mut self, payer: UnitId) {
         self.refund(payer, Resource::Kernel, Grant::BYTES);
+        self.unit_unhold(payer);
     }
 
     /// Refunds grants that were removed.

@@ -3,8 +3,10 @@
 use super::Progress;
 use super::grant::{GrantId, Holder};
 use super::table::Content;
+use crate::event::Source;
 use crate::kernel::Kernel;
 use crate::machine::Machine;
+use crate::object::Object;
 use crate::unit::UnitId;
 
 /// Grants that one step of the sweeper reclaims, and slots that one step of a teardown looks at, at most.
@@ -35,6 +37,11 @@ impl<M: Machine> Kernel<M> {
     fn cap_sweep_leaf(&mut self, leaf: GrantId, is_root: bool) -> Progress {
         let Some(node) = self.caps.grants.get(leaf) else { return Progress::Done };
         if node.mappings > 0 {
+            // What is not memory is not mapped: subscriptions to events were made through it.
+            if let Some(source) = Source::of(node.object) {
+                self.events_grant_gone(source, leaf);
+                return Progress::More;
+            }
             return match self.memory_unmap_grant_step(leaf) {
                 Progress::More => Progress::More,
                 Progress::Done => {
@@ -65,6 +72,9 @@ impl<M: Machine> Kernel<M> {
         }
         let removed = self.caps.grants.remove_unneeded(leaf);
         self.cap_removed(removed);
+        if let Object::Channel(channel, _) = object {
+            self.channel_recheck(channel);
+        }
         if counted {
             self.release(object);
         }

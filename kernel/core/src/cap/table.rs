@@ -178,6 +178,18 @@ impl CapTable {
         Some(was)
     }
 
+    /// The handles that the next [`CapTable::put`]s give, in order, as far as slots are spare.
+    pub(crate) fn next_free(&self, handles: &mut [Handle]) {
+        let mut at = self.free;
+        for handle in handles {
+            let Some(chunk) = self.chunks.get(at as usize / CHUNK) else { return };
+            let slot = &chunk[at as usize % CHUNK];
+            let Content::Free(next) = slot.content else { return };
+            *handle = Handle::new(at as u16, slot.generation).unwrap_or(Handle::NONE);
+            at = next;
+        }
+    }
+
     fn at_mut(&mut self, index: u32) -> Option<&mut Slot> {
         self.chunks.get_mut(index as usize / CHUNK).map(|chunk| &mut chunk[index as usize % CHUNK])
     }

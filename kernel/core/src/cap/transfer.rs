@@ -11,6 +11,7 @@ use crate::channel::ChannelId;
 use crate::kernel::Kernel;
 use crate::machine::Machine;
 use crate::object::Object;
+use crate::quota::Resource;
 use crate::unit::UnitId;
 
 /// Capabilities of a message at most.
@@ -171,6 +172,34 @@ impl<M: Machine> Kernel<M> {
         }
     }
 
+    /// Moves a parcel that was made from the table of one unit to that of another, where room was reserved. Answers the last
+    /// handle.
+    pub(crate) fn parcel_arrive(&mut self, from: UnitId, to: UnitId, parcel: &Parcel) -> Handle {
+        let mut last = Handle::NONE;
+        for item in parcel.items() {
+            let moved = item.mode == TransferMode::Move;
+            if moved && let Some(node) = self.caps.grants.get_mut(item.grant) {
+                node.rights = node.rights.and(item.rights);
+            }
+            last = self.cap_arrive(to, item.grant);
+            // The old slot is freed last: the receiver was told which slots it gets, and may be the sender.
+            if moved && let Some(unit) = self.units.get_mut(from) {
+                let freed = unit.caps.free(item.handle);
+                debug_assert!(freed.is_some(), "the parcel was decided in this entry");
+                self.refund(from, Resource::Handles, 1);
+            }
+        }
+        last
+    }
+
+    /// Puts a capability that travelled into the table of `unit`, where room was reserved.
+    pub(crate) fn cap_arrive(&mut self, unit: UnitId, grant: GrantId) -> Handle {
+        self.cap_repay(grant, unit);
+        let put = self.cap_put(unit, grant);
+        debug_assert!(put.is_some(), "room was reserved");
+        put.unwrap_or(Handle::NONE)
+    }
+
     /// Chains the grants of a parcel that was taken to a message. Answers the first one.
     pub(crate) fn parcel_chain(&mut self, parcel: &Parcel) -> Option<GrantId> {
         let mut first = None;
@@ -178,6 +207,7 @@ impl<M: Machine> Kernel<M> {
             let Some(item) = &parcel.items[at] else { continue };
             if let Some(node) = self.caps.grants.get_mut(item.grant) {
                 node.holder = Holder::Message;
+                node.mode = item.mode;
                 node.next_in_message = first;
                 first = Some(item.grant);
             }
@@ -185,11 +215,11 @@ impl<M: Machine> Kernel<M> {
         first
     }
 
-    /// Ends the loans of a call: at most [`MAX`].
-    pub(crate) fn loans_end(&mut self, loans: &[GrantId]) {
-        for loan in loans {
-            if self.caps.grants.get(*loan).is_some() {
-                self.caps.grants.revoke(*loan);
+    /// Ends the loans of a call.
+    pub(crate) fn loans_end(&mut self, loans: impl Iterator<Item = GrantId>) {
+        for loan in loans.take(MAX) {
+            if self.caps.grants.get(loan).is_some() {
+                self.caps.grants.revoke(loan);
             }
         }
     }

@@ -6,15 +6,15 @@ use holm_abi::{Backing, Protection};
 
 use crate::caller::Caller;
 use crate::kernel::{Kernel, MemoryRange};
-use crate::machine::{CpuId, FrameNumber, Nanos, PAGE_SIZE};
+use crate::machine::{CpuId, FrameNumber, PAGE_SIZE, SpaceId};
 use crate::memory::Frames;
 use crate::memory::space::Placement;
-use crate::queue::Link;
 use crate::quota::Quotas;
+use crate::sched::Params;
 use crate::sim::SimMachine;
-use crate::thread::{EntryKind, Registers, Thread, ThreadId, ThreadState};
+use crate::thread::{EntryKind, ThreadState};
+use crate::thread_life::ThreadStart;
 use crate::unit::{Unit, UnitId, UnitState};
-use crate::wait::Wait;
 
 /// The page that every unit of [`kernel`] has.
 pub(crate) const PAGE: u64 = 0x10_0000;
@@ -46,35 +46,22 @@ pub(crate) fn kernel(units: u32, threads: u32) -> (Kernel<SimMachine>, Vec<UnitI
         entry.memory.space = Some(space);
         // What the memory costs is not what these tests count.
         entry.quotas = Quotas::new(LIMIT, LIMIT, 65_536, LIMIT);
-        callers.push((0..threads).map(|number| thread(&mut kernel, unit, number)).collect());
+        let of_unit: Vec<Caller> = (0..threads).map(|number| thread(&mut kernel, unit, number)).collect();
+        // The threads' holds are not what these tests count.
+        kernel.units.get_mut(unit).unwrap().references = 1;
+        callers.push(of_unit);
         ids.push(unit);
     }
     (kernel, ids, callers)
 }
 
 fn thread(kernel: &mut Kernel<SimMachine>, unit: UnitId, number: u32) -> Caller {
-    let thread: ThreadId = kernel
-        .threads
-        .insert(Thread {
-            registers: Registers::default(),
-            vector: crate::thread::Vector::default(),
-            entry: EntryKind::SystemCall,
-            unit,
-            state: ThreadState::Running,
-            wait: Wait::Nothing,
-            deadline: Nanos::NEVER,
-            wait_link: Link::default(),
-            run_link: Link::default(),
-            unit_link: Link::default(),
-            space: crate::SpaceId(0),
-            memory: crate::memory::ThreadMemory::default(),
-            sched: crate::sched::ThreadSched::default(),
-            calls: crate::channel::ThreadCalls::default(),
-            restricted: crate::restricted::ThreadRestricted::default(),
-            references: 1,
-            number,
-            exit_code: 0,
-        })
-        .unwrap();
+    let start = ThreadStart { entry: 0, stack: 0, arguments: [0; 3], space: SpaceId(0) };
+    let thread = kernel.thread_new(unit, start, Params::default(), u64::MAX).unwrap();
+    let entry = kernel.threads.get_mut(thread).unwrap();
+    (entry.state, entry.entry, entry.number) = (ThreadState::Running, EntryKind::SystemCall, number);
+    // What threads cost, and that they keep their unit, is not what these tests count.
+    let owner = kernel.units.get_mut(unit).unwrap();
+    (owner.quotas, owner.references) = (Quotas::new(LIMIT, LIMIT, 65_536, LIMIT), 1);
     Caller { cpu: CpuId(0), thread, unit }
 }

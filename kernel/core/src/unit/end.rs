@@ -137,7 +137,7 @@ impl<M: Machine> Kernel<M> {
                 for _ in 0..STEP {
                     let Some(now) = thread else { break };
                     thread = self.units.get(id).and_then(|unit| unit.threads.after(&self.threads, now));
-                    self.thread_kill(now, code, ExitReason::Killed);
+                    self.thread_stop(now, code, ExitReason::Killed);
                 }
                 if let Some(unit) = self.units.get_mut(id).filter(|unit| unit.threads.is_empty()) {
                     unit.teardown.phase = Phase::Children;
