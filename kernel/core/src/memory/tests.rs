@@ -184,6 +184,7 @@ impl World {
         panic!("a load faults again and again");
     }
 
+    #[expect(clippy::too_many_arguments, reason = "a mapping is these")]
     fn map(
         &mut self,
         unit: usize,
