@@ -182,7 +182,7 @@ impl<M: Machine> Kernel<M> {
                     base_tsc: scale.base,
                     base_time: 0,
                     realtime_at_boot: self.machine.realtime_at_boot().0,
-                    multiplier: u64::from(scale.multiplier),
+                    multiplier: scale.multiplier,
                     shift: u64::from(scale.shift),
                 };
                 let mut bytes = [0; TimePage::SIZE];

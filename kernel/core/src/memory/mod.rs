@@ -18,6 +18,8 @@ pub mod region;
 pub mod space;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_calls;
 pub mod tree;
 
 use crate::arena::Id;

@@ -175,13 +175,6 @@ impl<M: Machine> Kernel<M> {
         self.regions.get_mut(region).map(|region| &mut region.references)
     }
 
-    /// Something more names the region.
-    pub(crate) fn region_retain(&mut self, region: RegionId) {
-        if let Some(entry) = self.regions.get_mut(region) {
-            entry.references += 1;
-        }
-    }
-
     /// Something less names the region; with the last it is taken apart in the background.
     pub(crate) fn region_release(&mut self, region: RegionId) {
         let Some(entry) = self.regions.get_mut(region) else { return };

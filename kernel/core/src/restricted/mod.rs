@@ -16,6 +16,9 @@
 //! capabilities: its system calls are the personality's to answer. Vector registers of a bound thread are kept over every
 //! kernel entry; the personality moves the guest's itself.
 
+#[cfg(test)]
+mod tests;
+
 use holm_abi::{Error, RestrictedReason, RestrictedState};
 
 use crate::caller::{Answer, Caller, Outcome};

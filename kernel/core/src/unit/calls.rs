@@ -9,7 +9,7 @@ use crate::caller::{Answer, Caller, Out, Outcome};
 use crate::cap::Cap;
 use crate::dispatch::Records;
 use crate::kernel::Kernel;
-use crate::machine::{Machine, Nanos, PAGE_SIZE, SpaceId};
+use crate::machine::{Machine, PAGE_SIZE};
 use crate::object::Object;
 use crate::quota::Quota;
 
@@ -203,45 +203,5 @@ impl<M: Machine> Kernel<M> {
         let mask = if end.is_orderly() { EventMask::EXIT } else { EventMask::CRASH };
         let data = if end.reason == ExitReason::MemoryFault { end.address } else { end.code as u64 };
         (mask, data, end.reason as u64)
-    }
-
-    /// Why a unit ended, with which code, and its name.
-    pub(crate) fn unit_face(&self, unit: UnitId) -> (ExitReason, i64, [u8; 32]) {
-        self.units
-            .get(unit)
-            .map_or((ExitReason::None, 0, [0; 32]), |unit| (unit.end.reason, unit.end.code, unit.face.name))
-    }
-
-    /// When a unit was started.
-    pub(crate) fn unit_started(&self, unit: UnitId) -> Nanos {
-        self.units.get(unit).map_or(Nanos(0), |unit| unit.started)
-    }
-
-    /// Whether a unit has a label; an empty key matches every unit, an empty value every value of the key.
-    pub(crate) fn unit_has_label(&self, unit: UnitId, key: &[u8], value: &[u8]) -> bool {
-        let blank = |bytes: &[u8]| bytes.iter().all(|byte| *byte == 0);
-        blank(key)
-            || self.units.get(unit).is_some_and(|unit| {
-                unit.face
-                    .labels
-                    .iter()
-                    .take(unit.face.label_count as usize)
-                    .any(|label| label.key == *key && (blank(value) || label.value == *value))
-            })
-    }
-
-    /// The highest class that threads of a unit may be in.
-    pub(crate) fn unit_ceiling(&self, unit: UnitId) -> SchedClass {
-        self.units.get(unit).map_or(SchedClass::Background, |unit| unit.max_class)
-    }
-
-    /// The page-table root that threads of a unit start with.
-    pub(crate) fn unit_space(&self, unit: UnitId) -> Option<SpaceId> {
-        self.units.get(unit).and_then(|unit| unit.memory.root)
-    }
-
-    /// Memory in all and free memory, in bytes.
-    pub(crate) fn memory_figures(&self) -> (u64, u64) {
-        (self.frames.total() * PAGE_SIZE as u64, self.frames.free() * PAGE_SIZE as u64)
     }
 }

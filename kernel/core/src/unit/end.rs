@@ -102,6 +102,8 @@ impl<M: Machine> Kernel<M> {
             }
         };
         self.unit_end(unit, End { reason, code, address, instruction, ..End::NOT });
+        // It may not run on; the others end with the unit.
+        self.thread_end(thread, code, reason);
     }
 
     /// Goes on with the end of the units that are ending, one bounded step for the one that began first.
