@@ -2,8 +2,10 @@
 
 #![forbid(unsafe_code)]
 
+use std::process::ExitCode;
+
 use clap::{Parser, Subcommand};
-use xtask::{bench, build, demo, test};
+use xtask::{bench, build, demo, kernel, test};
 
 /// Tools for developing Holm
 #[derive(Debug, Parser)]
@@ -22,9 +24,12 @@ enum Task {
     /// Measure, and say what is reached of what should be
     #[command(subcommand)]
     Bench(Bench),
+    /// The Holm kernel: build it, run it, test it
+    #[command(subcommand)]
+    Kernel(kernel::Task),
     /// Run every test, or the named stages
     Test {
-        /// Stages: format, lints, dependencies, docs, tests, end-to-end
+        /// Stages: format, lints, dependencies, docs, tests, kernel, end-to-end
         stages: Vec<String>,
     },
 }
@@ -33,13 +38,18 @@ enum Task {
 enum Bench {
     /// The platform: deployments, ingress, image builds, `holm status`, memory
     Platform(bench::Options),
+    /// The kernel: guest instructions of its paths, boot, size
+    Kernel(bench::kernel::Options),
 }
 
-fn main() -> anyhow::Result<()> {
+fn main() -> anyhow::Result<ExitCode> {
     match Arguments::parse().task {
-        Task::Demo(options) => demo::run(&options),
-        Task::Dist => build::dist(),
-        Task::Bench(Bench::Platform(options)) => bench::platform(&options),
-        Task::Test { stages } => test::run(&stages),
+        Task::Demo(options) => demo::run(&options)?,
+        Task::Dist => build::dist()?,
+        Task::Bench(Bench::Platform(options)) => bench::platform(&options)?,
+        Task::Bench(Bench::Kernel(options)) => return bench::kernel::run(&options),
+        Task::Kernel(task) => return kernel::run(&task),
+        Task::Test { stages } => test::run(&stages)?,
     }
+    Ok(ExitCode::SUCCESS)
 }

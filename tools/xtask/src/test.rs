@@ -9,6 +9,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 
 use crate::command::command;
+use crate::kernel::{self, check::Outcome};
 use crate::workspace::{cache, cargo, workspace};
 use crate::{debian, deny};
 
@@ -36,7 +37,7 @@ struct Stage {
     run: fn(&Path) -> Result<Count>,
 }
 
-const STAGES: [Stage; 6] = [
+const STAGES: [Stage; 7] = [
     Stage { name: "format", run: |root| check(root, &["fmt", "--all", "--check"]) },
     Stage {
         name: "lints",
@@ -45,6 +46,7 @@ const STAGES: [Stage; 6] = [
     Stage { name: "dependencies", run: |root| deny::check(root).map(Count::of) },
     Stage { name: "docs", run: |root| check(root, &["doc", "--quiet", "--workspace", "--no-deps"]) },
     Stage { name: "tests", run: |root| tests(root, &["--workspace", "--exclude", "holm-e2e"]) },
+    Stage { name: "kernel", run: |_| kernel::test(false).map(|Outcome { passed, failed }| Count { passed, failed }) },
     Stage { name: "end-to-end", run: |root| tests(root, &["--package", "holm-e2e", "--", "--test-threads=1"]) },
 ];
 

@@ -10,6 +10,7 @@
 //! | `deploy` | our own share of deploy-to-first-byte |
 //! | `ingress` | the ingress beside HAProxy |
 //! | `image` | image builds beside umoci and mkfs.erofs |
+//! | `kernel` | `cargo xtask bench kernel`: the kernel's paths in guest instructions, its boot and size |
 //! | `crowd` | `holm status` and the host's memory with 20 instances |
 //!
 //! What is measured runs in release builds; this program only starts it and looks on.
@@ -19,6 +20,7 @@ mod deploy;
 mod image;
 mod ingress;
 mod installation;
+pub mod kernel;
 mod machine;
 mod reach;
 mod report;
@@ -81,7 +83,7 @@ pub fn platform(options: &Options) -> Result<()> {
         let what = crowd::What { status: wanted(Figure::Status), memory: wanted(Figure::Memory) };
         measured.extend(crowd::measure(what).context("cannot measure a host with 20 instances")?);
     }
-    let report = Report::new(&reaches, machine, measured)?;
+    let report = Report::new("holm.bench-platform/1", &reaches, machine, measured)?;
     println!("\n{}", report.table());
     if let Some(file) = &options.json {
         let text = serde_json::to_string_pretty(&report.document())?;

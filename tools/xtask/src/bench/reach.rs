@@ -1,4 +1,4 @@
-//! What each figure should reach: `bench/platform.toml`.
+//! What each figure should reach: `bench/platform.toml` and `bench/kernel.toml`.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -61,7 +61,7 @@ impl Reaches {
 
     /// The figure `name`.
     pub(super) fn of(&self, name: &str) -> Result<&Reach> {
-        self.0.get(name).with_context(|| format!("bench/platform.toml does not say what {name} should reach"))
+        self.0.get(name).with_context(|| format!("the file of limits does not say what {name} should reach"))
     }
 }
 

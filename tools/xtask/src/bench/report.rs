@@ -12,7 +12,7 @@ use super::samples::Samples;
 /// One figure as it was measured.
 #[derive(Debug)]
 pub(super) struct Measured {
-    /// Its name in `bench/platform.toml`.
+    /// Its name in the file of limits.
     pub(super) name: &'static str,
     /// The value that is held against its limit, in the unit of the limit.
     pub(super) value: f64,
@@ -25,15 +25,26 @@ pub(super) struct Measured {
 /// The outcome of one run.
 #[derive(Debug)]
 pub(super) struct Report {
+    schema: &'static str,
     machine: Machine,
     figures: Vec<(Reach, Measured)>,
 }
 
 impl Report {
     /// Holds what was measured against what should be reached.
-    pub(super) fn new(reaches: &Reaches, machine: Machine, measured: Vec<Measured>) -> Result<Self> {
+    pub(super) fn new(
+        schema: &'static str,
+        reaches: &Reaches,
+        machine: Machine,
+        measured: Vec<Measured>,
+    ) -> Result<Self> {
         let figures = measured.into_iter().map(|one| Ok((reaches.of(one.name)?.clone(), one)));
-        Ok(Self { machine, figures: figures.collect::<Result<_>>()? })
+        Ok(Self { schema, machine, figures: figures.collect::<Result<_>>()? })
+    }
+
+    /// How many figures are not reached.
+    pub(super) fn not_reached(&self) -> usize {
+        self.figures.iter().filter(|(reach, one)| !reach.is_reached_by(one.value)).count()
     }
 
     /// The table, in Markdown.
@@ -72,7 +83,7 @@ impl Report {
             })
         };
         json!({
-            "schema": "holm.bench-platform/1",
+            "schema": self.schema,
             "machine": self.machine,
             "figures": self.figures.iter().map(figure).collect::<Vec<_>>(),
         })

@@ -1,0 +1,113 @@
+//! `cargo xtask kernel`: builds the Holm kernel and the programs that run on it, runs it, tests it.
+//!
+//! | module | concept |
+//! | --- | --- |
+//! | `build` | compiler flags, the kernel's file, the programs |
+//! | `archive` | the boot archive |
+//! | `qemu` | one run of the kernel on QEMU |
+//! | `boots` | boots that must work, and those that must say what is wrong |
+//! | `guest_tests` | the programs that test the kernel through its ABI |
+//! | `check` | a check with its name and outcome |
+
+mod archive;
+pub(crate) mod boots;
+pub(crate) mod build;
+pub(crate) mod check;
+mod guest_tests;
+pub(crate) mod qemu;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Args, Subcommand};
+
+use build::{Built, Profile};
+use check::Outcome;
+use qemu::Machine;
+
+/// What can be done with the kernel.
+#[derive(Debug, Subcommand)]
+pub enum Task {
+    /// Build the kernel, its programs and the boot archive
+    Build(BuildOptions),
+    /// Boot it on QEMU, with the serial console here; Ctrl-A X ends QEMU
+    Run(RunOptions),
+    /// Lints, host tests, boots, and the tests that run on it
+    Test,
+}
+
+/// How the kernel is built.
+#[derive(Debug, Args)]
+pub struct BuildOptions {
+    /// Which checks and hardening are compiled in
+    #[arg(long, value_enum, default_value_t = Profile::Standard)]
+    profile: Profile,
+}
+
+/// How the kernel is run.
+#[derive(Debug, Args)]
+pub struct RunOptions {
+    #[command(flatten)]
+    build: BuildOptions,
+    /// Processors
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
+    cpus: u32,
+    /// Memory, in MiB
+    #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u32).range(16..))]
+    memory: u32,
+    /// The kernel's command line, for programs that read it
+    #[arg(long, default_value = "")]
+    command_line: String,
+}
+
+/// Does it.
+///
+/// # Errors
+/// When something does not build or QEMU cannot be started.
+pub fn run(task: &Task) -> Result<ExitCode> {
+    match task {
+        Task::Build(options) => {
+            let built = build::all(options.profile, build::Measure::No)?;
+            let size = std::fs::metadata(&built.kernel)?.len();
+            println!("{} ({} KiB)\n{}", built.kernel.display(), size / 1024, built.archive.display());
+            Ok(ExitCode::SUCCESS)
+        }
+        Task::Run(options) => {
+            let built = build::all(options.build.profile, build::Measure::No)?;
+            let machine = Machine { cpus: options.cpus, memory_mib: options.memory, ..Machine::of(&built) };
+            let status = machine.with_command_line(&options.command_line).interactive()?;
+            Ok(if status == qemu::ENDED_WELL { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        }
+        Task::Test => {
+            let outcome = test(true)?;
+            println!("{} passed, {} failed", outcome.passed, outcome.failed);
+            Ok(if outcome.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        }
+    }
+}
+
+/// Every check of the kernel; `host`: also the tests of the core that run on the host.
+///
+/// # Errors
+/// When something does not build or QEMU cannot be started.
+pub(crate) fn test(host: bool) -> Result<Outcome> {
+    let mut outcome = Outcome::default();
+    outcome.note("kernel lints", build::lints());
+    if host {
+        outcome.note("host tests of the core", build::host_tests());
+    }
+    let built = build::all(Profile::Dev, build::Measure::Yes)?;
+    boots::check(&built, &mut outcome)?;
+    for cpus in [1, 2] {
+        guest_tests::run(&built, cpus, &mut outcome)?;
+    }
+    Ok(outcome)
+}
+
+/// Builds what is measured.
+///
+/// # Errors
+/// When it does not build.
+pub(crate) fn for_measuring(measure: build::Measure) -> Result<Built> {
+    build::all(Profile::Standard, measure)
+}
