@@ -322,8 +322,16 @@ impl<M: Machine> Kernel<M> {
                 }
             }
         }
-        let place = self.threads.get(thread).and_then(|state| state.sched.deadline_place);
-        self.clear_deadline(place);
+        let Some(state) = self.threads.get(thread) else { return };
+        let (place, queued) = (state.sched.deadline_place, state.sched.place != Place::Nowhere);
+        if queued {
+            self.lift(thread);
+            if let Some(state) = self.threads.get_mut(thread) {
+                state.sched.place = Place::Nowhere;
+            }
+        } else if place.is_some() {
+            self.clear_deadline(place);
+        }
         if deadline != Nanos::NEVER {
             self.set_deadline(Due::Thread(thread), deadline);
         }
