@@ -122,7 +122,7 @@ pub(crate) struct NewGrant {
 
 /// All grants, and those that the sweeper is to look at.
 #[derive(Debug)]
-pub struct Grants {
+pub(crate) struct Grants {
     nodes: Arena<Grant>,
     /// Counts revocations: a capability found alive in this epoch is alive. Starts at 1.
     pub(crate) epoch: u64,
@@ -157,6 +157,7 @@ impl Grants {
     }
 
     /// How many there are.
+    #[cfg(test)]
     pub(crate) const fn len(&self) -> u32 {
         self.nodes.len()
     }

@@ -216,9 +216,4 @@ impl<M: Machine> Kernel<M> {
             self.cap_removed(removed);
         }
     }
-
-    /// Whether a grant still holds: for mappings that are to be filled or widened.
-    pub(crate) fn grant_alive(&self, grant: GrantId) -> bool {
-        self.caps.grants.alive(grant)
-    }
 }

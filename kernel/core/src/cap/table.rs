@@ -53,6 +53,7 @@ pub(crate) struct Slot {
 /// The handles of one unit.
 #[derive(Debug)]
 pub struct CapTable {
+    #[expect(clippy::vec_box, reason = "chunks stay where they are while the list of them grows, and are made apart")]
     chunks: Vec<Box<[Slot; CHUNK]>>,
     free: u32,
     /// Slots that can be taken without growing.

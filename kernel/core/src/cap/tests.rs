@@ -82,7 +82,7 @@ fn subset(bits: u64) -> Rights {
 
 /// Mostly everything, sometimes less, so that histories go on.
 fn rights(bits: u16) -> Rights {
-    if bits % 4 == 0 { subset(u64::from(bits) >> 2) } else { Rights::ALL.without(subset(1 << (bits % 9))) }
+    if bits.is_multiple_of(4) { subset(u64::from(bits) >> 2) } else { Rights::ALL.without(subset(1 << (bits % 9))) }
 }
 
 const MODES: [TransferMode; 3] = [TransferMode::Move, TransferMode::Borrow, TransferMode::Clone];
@@ -132,7 +132,7 @@ impl World {
             0..=2 => {
                 let unit = self.units[usize::from(a) % 3];
                 let object = self.objects[usize::from(b) % 3];
-                let policy = if c % 5 == 0 {
+                let policy = if c.is_multiple_of(5) {
                     TransferFlags::from_register(u64::from(c) % 8).unwrap()
                 } else {
                     TransferFlags::ALL
@@ -167,7 +167,7 @@ impl World {
                 let Some(cap) = self.held(a) else { return false };
                 let (unit, handle) = self.model.caps[cap].holder.unwrap();
                 let caller = self.callers[self.units.iter().position(|id| *id == unit).unwrap()];
-                let children_only = b % 2 == 0;
+                let children_only = b.is_multiple_of(2);
                 let flags = if children_only { RevokeFlags::CHILDREN_ONLY } else { RevokeFlags::NONE };
                 let answer = self.kernel.cap_revoke(caller, handle, flags);
                 if self.model.caps[cap].dead {
@@ -195,10 +195,10 @@ impl World {
             }
             _ => {
                 // A whole unit is torn down, in steps with sweeps between them.
-                if a % 8 == 0 {
+                if a.is_multiple_of(8) {
                     let unit = self.units[usize::from(b) % 3];
                     while self.kernel.caps_teardown_step(unit) == Progress::More {
-                        if c % 2 == 0 {
+                        if c.is_multiple_of(2) {
                             let _ = self.kernel.caps_sweep_step();
                         }
                     }

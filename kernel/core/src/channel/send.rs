@@ -194,10 +194,8 @@ impl<M: Machine> Kernel<M> {
 
     /// [`Kernel::parcel_make`] for capabilities that stay in kernel memory of `unit`.
     fn parcel_make_paid(&mut self, parcel: Parcel, unit: UnitId) -> Result<Parcel, Error> {
-        if parcel.len() > 0 {
-            if u64::from(parcel.len()) * Grant::BYTES > self.spare(unit, Resource::Kernel) {
-                return Err(Error::Quota);
-            }
+        if parcel.len() > 0 && u64::from(parcel.len()) * Grant::BYTES > self.spare(unit, Resource::Kernel) {
+            return Err(Error::Quota);
         }
         self.parcel_make(parcel, unit)
     }

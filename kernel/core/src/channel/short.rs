@@ -25,6 +25,7 @@ impl<M: Machine> Kernel<M> {
     ///
     /// # Errors
     /// Those of the table of calls.
+    #[expect(clippy::too_many_arguments, reason = "one for each register of the call")]
     pub(crate) fn chan_send_short(
         &mut self,
         caller: Caller,
@@ -54,6 +55,7 @@ impl<M: Machine> Kernel<M> {
     ///
     /// # Errors
     /// Those of the table of calls.
+    #[expect(clippy::too_many_arguments, reason = "one for each register of the call")]
     #[inline]
     pub(crate) fn chan_call_short(
         &mut self,
@@ -83,6 +85,7 @@ impl<M: Machine> Kernel<M> {
     ///
     /// # Errors
     /// Those of the table of calls.
+    #[expect(clippy::too_many_arguments, reason = "one for each register of the call")]
     pub(crate) fn chan_reply_short(
         &mut self,
         caller: Caller,
@@ -103,6 +106,7 @@ impl<M: Machine> Kernel<M> {
     ///
     /// # Errors
     /// Those of the table of calls.
+    #[expect(clippy::too_many_arguments, reason = "one for each register of the call")]
     #[inline]
     pub(crate) fn chan_reply_recv_short(
         &mut self,

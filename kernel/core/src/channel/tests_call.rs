@@ -157,7 +157,7 @@ impl World {
                 let held = self.tokens[server].len();
                 let mut spent = 0;
                 let mut waits_for = None;
-                if held > 0 && more % 5 > 0 {
+                if held > 0 && !more.is_multiple_of(5) {
                     let (token, whose) = self.tokens[server].remove(usize::from(more) % held);
                     self.spent.insert(token);
                     spent = token;

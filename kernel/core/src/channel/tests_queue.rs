@@ -33,6 +33,9 @@ enum Doing {
     Receives { room: u32, flags: MsgFlags },
 }
 
+/// What a call answered, and the letter it got.
+type Ended = (Result<u64, Error>, Option<Letter>);
+
 /// One direction of a channel, as the seed describes it.
 struct Model {
     by_priority: bool,
@@ -45,7 +48,7 @@ struct Model {
     receivers: VecDeque<usize>,
     senders: VecDeque<usize>,
     /// What each thread's last call is to have answered, and the letter it got.
-    results: Vec<Option<(Result<u64, Error>, Option<Letter>)>>,
+    results: Vec<Option<Ended>>,
 }
 
 impl Model {
@@ -198,7 +201,7 @@ proptest! {
             let sender = op >= 5;
             let thread = which + if sender { 4 } else { 0 };
             let caller = all[thread];
-            let nonblock = if more % 3 == 0 { MsgFlags::NONBLOCK } else { MsgFlags::NONE };
+            let nonblock = if more.is_multiple_of(3) { MsgFlags::NONBLOCK } else { MsgFlags::NONE };
             let answered = if model.threads[thread] != Doing::Runs {
                 if more % 4 > 0 {
                     continue;
@@ -215,7 +218,7 @@ proptest! {
                 model.send(thread, letter, nonblock == MsgFlags::NONBLOCK);
                 Some(answer)
             } else {
-                let bytes = if more % 2 == 0 { max_message } else { u32::from(size) % (max_message + 1) };
+                let bytes = if more.is_multiple_of(2) { max_message } else { u32::from(size) % (max_message + 1) };
                 let flags = [MsgFlags::NONE, MsgFlags::PEEK, MsgFlags::TRUNCATE, MsgFlags::NONE][usize::from(more / 64)];
                 let mut io = room(&mut kernel, caller, u64::from(bytes), 0);
                 io.value.flags = flags | nonblock;
