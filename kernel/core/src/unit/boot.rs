@@ -57,17 +57,6 @@ impl fmt::Display for BootError {
 impl core::error::Error for BootError {}
 
 impl<M: Machine> Kernel<M> {
-    /// The kernel over `machine`, with the first unit ready to run on processor 0.
-    ///
-    /// # Errors
-    /// What a person at the console can do something about.
-    pub fn new(machine: M, info: &BootInfo) -> Result<Self, BootError> {
-        let mut kernel = Self::empty(machine).map_err(|_| BootError::Memory)?;
-        let root = kernel.boot_root(info)?;
-        kernel.unit_run(root).map_err(BootError::Unit)?;
-        Ok(kernel)
-    }
-
     /// Takes in memory and archive, and makes the first unit with `init`; [`Kernel::unit_run`] starts it. Its initial
     /// capabilities, from slot 2 on: the system, the archive, the console.
     ///

@@ -77,7 +77,8 @@ const SHELL: &str = "shell on\n";
 
 /// As [`SHELL`], for one program that may do everything and after which the machine is switched off.
 fn only(program: &str) -> String {
-    format!("shell off\nunit {program} {program}\ncaps console archive system\nceiling rt-edf\nthen power-off\n")
+    let name = program.split(' ').next().unwrap_or_default();
+    format!("shell off\nunit {name} {program}\ncaps console archive system\nceiling rt-edf\nthen power-off\n")
 }
 
 /// What is built for: each has flags of its own.
@@ -165,8 +166,8 @@ pub(crate) fn all(profile: Profile, measure: Measure) -> Result<Built> {
     Ok(Built {
         kernel,
         archive: archive("boot.cpio", SHELL)?,
-        tests: archive("tests.cpio", &only("tests"))?,
-        bench: archive("bench.cpio", &only("bench"))?,
+        tests: archive("tests.cpio", &only("tests run"))?,
+        bench: archive("bench.cpio", &only("tests bench"))?,
     })
 }
 
