@@ -48,14 +48,18 @@ impl Bench {
         let timer = self.kernel.timer_new(self.caller.unit, ClockId::Monotonic, false, Nanos(0)).unwrap();
         let handle = self
             .kernel
-            .cap_install(self.caller.unit, Object::Timer(timer), ObjectType::Timer.rights(), ObjectType::Timer.transfer_flags())
+            .cap_install(
+                self.caller.unit,
+                Object::Timer(timer),
+                ObjectType::Timer.rights(),
+                ObjectType::Timer.transfer_flags(),
+            )
             .unwrap();
         (handle, timer)
     }
 
     fn subscribe(&mut self, source: Handle, kind: EventSource, mask: EventMask, flags: EventFlags, token: u64) {
-        let spec =
-            EventSpec { event: self.queue, source, source_type: kind, mask, flags, token, ..EventSpec::new() };
+        let spec = EventSpec { event: self.queue, source, source_type: kind, mask, flags, token, ..EventSpec::new() };
         self.kernel.event_subscribe(self.caller, spec).unwrap();
     }
 
@@ -191,7 +195,12 @@ fn the_end_of_a_thread_is_told_also_to_who_comes_later() {
     let thread = bench.kernel.thread_new(bench.caller.unit, start, params, u64::MAX).unwrap();
     let handle = bench
         .kernel
-        .cap_install(bench.caller.unit, Object::Thread(thread), ObjectType::Thread.rights(), ObjectType::Thread.transfer_flags())
+        .cap_install(
+            bench.caller.unit,
+            Object::Thread(thread),
+            ObjectType::Thread.rights(),
+            ObjectType::Thread.transfer_flags(),
+        )
         .unwrap();
     let mask = EventMask::EXIT | EventMask::CRASH;
     bench.subscribe(handle, EventSource::Thread, mask, EventFlags::NONE, 1);
@@ -264,7 +273,7 @@ proptest! {
             let cap = bench.cap(queue);
             match what {
                 0 if owed[which].is_none() => {
-                    let flags = if which % 2 == 0 { EventFlags::NEEDS_ACK } else { EventFlags::NONE };
+                    let flags = if which.is_multiple_of(2) { EventFlags::NEEDS_ACK } else { EventFlags::NONE };
                     bench.subscribe(handle, EventSource::Timer, EventMask::EXPIRED, flags, token);
                     owed[which] = Some(0);
                     silent[which] = false;
@@ -308,7 +317,7 @@ proptest! {
                         prop_assert!(record.data0 > 0);
                         prop_assert_eq!(owed[which], Some(record.data0));
                         owed[which] = Some(0);
-                        silent[which] = which % 2 == 0;
+                        silent[which] = which.is_multiple_of(2);
                     }
                     let left = (0..5).filter(|which| owed[*which].unwrap_or(0) > 0 && !silent[*which]).count();
                     if (records.len() as u64) < most {
