@@ -93,7 +93,7 @@ fn rights_shrink(_: &World) -> Outcome {
     let weak = region.derive(Rights::READ | Rights::DERIVE | Rights::INSPECT)?;
     check_eq!(weak.capability()?.depth, 1);
     check!(weak.capability()?.flags.contains(CapFlags::DERIVED), "a derived capability does not say so");
-    must_answer(number::cap_derive, Error::NotPermitted, weak.derive(Rights::READ | Rights::WRITE).map(|_| ()))?;
+    must_answer(number::cap_derive, Error::Access, weak.derive(Rights::READ | Rights::WRITE).map(|_| ()))?;
     let weakest = weak.derive(Rights::INSPECT)?;
     must_answer(number::cap_derive, Error::Access, weakest.derive(Rights::INSPECT).map(|_| ()))?;
     must_answer(number::vm_region_read, Error::Access, weakest.read(0, &mut [0; 1]))?;
@@ -253,7 +253,7 @@ fn all_or_nothing(_: &World) -> Outcome {
     must_answer(number::chan_send, Error::TooBig, outbox.send_with(b"many", &sending, soon()))?;
     let wide = [region.derive(Rights::READ | Rights::TRANSFER)?.moved(Rights::READ | Rights::WRITE)];
     let sending = Sending { caps: &wide, ..Sending::default() };
-    must_answer(number::chan_send, Error::NotPermitted, outbox.send_with(b"wide", &sending, soon()))?;
+    must_answer(number::chan_send, Error::Access, outbox.send_with(b"wide", &sending, soon()))?;
     drop(Owned::new(wide[0].cap));
     Ok(())
 }

@@ -6,7 +6,7 @@ use core::time::Duration;
 
 use holm_rt::abi::{self, CALLS, Error, ObjectType};
 use holm_rt::lock::Mutex;
-use holm_rt::{Archive, Console, Deadline, Image, System, UnitBuilder, println};
+use holm_rt::{Archive, Console, Deadline, Image, Object, System, UnitBuilder, println};
 
 /// Why a test failed.
 #[derive(Debug)]
@@ -49,7 +49,9 @@ impl World {
         let archive: Archive = holm_rt::startup::take(ObjectType::Archive)?;
         let image = archive.open("tests").ok()?;
         let console = holm_rt::startup::take(ObjectType::Console)?;
-        let system = holm_rt::startup::take(ObjectType::System)?;
+        let system: System = holm_rt::startup::take(ObjectType::System)?;
+        // The fuzzer may start this program too: its capabilities are not enough for the tests.
+        system.capability().ok().filter(|info| info.rights.contains(abi::Rights::ADMIN))?;
         Some(Self { archive, console, system, image })
     }
 
@@ -158,7 +160,7 @@ pub(crate) fn run(words: &[&str]) -> usize {
             }
             Err(Failure(reason)) => {
                 failed += 1;
-                println!("test {name} FAILED {reason}");
+                println!("test {name} FAILED: {reason}");
             }
         }
     }
@@ -166,6 +168,7 @@ pub(crate) fn run(words: &[&str]) -> usize {
         coverage();
     }
     println!("tests: {passed} ok, {failed} failed");
+    println!("tests done");
     failed
 }
 

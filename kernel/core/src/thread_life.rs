@@ -376,6 +376,7 @@ impl<M: Machine> Kernel<M> {
             entry.sched.moves_to = Some(cpu);
         }
         self.put_back(thread, place);
+        self.calls_rank_changed(thread);
         Ok(())
     }
 }

@@ -17,6 +17,8 @@ mod sweep;
 pub(crate) mod table;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_region;
 pub(crate) mod transfer;
 
 use holm_abi::{Handle, ObjectType, Rights};

@@ -157,7 +157,7 @@ impl World {
             }
             3..=6 => {
                 let Some(cap) = self.held(a) else { return false };
-                self.derive(cap, rights(b), TransferFlags::from_register(u64::from(c) % 8 | 1).unwrap())
+                self.derive(cap, rights(b), TransferFlags::from_register((u64::from(c) % 8) | 1).unwrap())
             }
             7..=11 => {
                 let Some(cap) = self.held(a) else { return false };

@@ -30,6 +30,8 @@ mod short;
 mod tests;
 #[cfg(test)]
 mod tests_call;
+#[cfg(test)]
+mod tests_queue;
 
 use alloc::vec::Vec;
 

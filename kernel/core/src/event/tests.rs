@@ -48,14 +48,18 @@ impl Bench {
         let timer = self.kernel.timer_new(self.caller.unit, ClockId::Monotonic, false, Nanos(0)).unwrap();
         let handle = self
             .kernel
-            .cap_install(self.caller.unit, Object::Timer(timer), ObjectType::Timer.rights(), ObjectType::Timer.transfer_flags())
+            .cap_install(
+                self.caller.unit,
+                Object::Timer(timer),
+                ObjectType::Timer.rights(),
+                ObjectType::Timer.transfer_flags(),
+            )
             .unwrap();
         (handle, timer)
     }
 
     fn subscribe(&mut self, source: Handle, kind: EventSource, mask: EventMask, flags: EventFlags, token: u64) {
-        let spec =
-            EventSpec { event: self.queue, source, source_type: kind, mask, flags, token, ..EventSpec::new() };
+        let spec = EventSpec { event: self.queue, source, source_type: kind, mask, flags, token, ..EventSpec::new() };
         self.kernel.event_subscribe(self.caller, spec).unwrap();
     }
 
@@ -191,7 +195,12 @@ fn the_end_of_a_thread_is_told_also_to_who_comes_later() {
     let thread = bench.kernel.thread_new(bench.caller.unit, start, params, u64::MAX).unwrap();
     let handle = bench
         .kernel
-        .cap_install(bench.caller.unit, Object::Thread(thread), ObjectType::Thread.rights(), ObjectType::Thread.transfer_flags())
+        .cap_install(
+            bench.caller.unit,
+            Object::Thread(thread),
+            ObjectType::Thread.rights(),
+            ObjectType::Thread.transfer_flags(),
+        )
         .unwrap();
     let mask = EventMask::EXIT | EventMask::CRASH;
     bench.subscribe(handle, EventSource::Thread, mask, EventFlags::NONE, 1);
