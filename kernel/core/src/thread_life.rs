@@ -1,4 +1,4 @@
-//! The life of threads: made, started, held and let go with their unit, ended.
+//! The life of threads: made, started, changed, ended.
 
 use holm_abi::{Error, EventMask, ExitReason};
 
@@ -263,35 +263,6 @@ impl<M: Machine> Kernel<M> {
         let Some(entry) = self.threads.remove(thread) else { return };
         self.refund(entry.unit, Resource::Kernel, cost);
         self.release(Object::Unit(entry.unit));
-    }
-
-    /// Keeps a thread from running until [`Kernel::thread_let_go`]; what it waits for may happen meanwhile.
-    pub(crate) fn thread_hold(&mut self, thread: ThreadId) {
-        let Some(entry) = self.threads.get_mut(thread) else { return };
-        entry.sched.held = true;
-        match entry.state {
-            ThreadState::Running => {
-                let cpu = entry.sched.cpu;
-                self.attend(cpu, attention::CHOOSE);
-            }
-            ThreadState::Ready => {
-                self.lift(thread);
-                let Some(entry) = self.threads.get_mut(thread) else { return };
-                entry.state = ThreadState::Blocked;
-                entry.wait = Wait::Stopped;
-                entry.sched.place = Place::Nowhere;
-            }
-            ThreadState::Created | ThreadState::Blocked | ThreadState::Ended => {}
-        }
-    }
-
-    /// Lets a held thread go on.
-    pub(crate) fn thread_let_go(&mut self, thread: ThreadId) {
-        let Some(entry) = self.threads.get_mut(thread) else { return };
-        entry.sched.held = false;
-        if entry.state == ThreadState::Blocked && entry.wait == Wait::Stopped {
-            self.wake_with_registers(thread);
-        }
     }
 
     /// Sets class and parameters. An `RT_EDF` thread is admitted anew, to another processor where that is needed.

@@ -4,7 +4,7 @@
 //! deadline plus whole periods, however late the kernel was each time; expirations that were missed are counted, not made up
 //! for.
 
-use holm_abi::{ClockId, Error, EventMask, TimePage, TimerMode};
+use holm_abi::{ClockId, Error, EventMask, TimerMode};
 
 use crate::arena::{Arena, Id};
 use crate::caller::Caller;
@@ -138,15 +138,11 @@ impl<M: Machine> Kernel<M> {
     pub(crate) fn timer_expired(&mut self, timer: TimerId, now: Nanos) {
         let Some(entry) = self.timers.all.get_mut(timer) else { return };
         let due = entry.deadline;
-        let mut times = 1;
-        let mut last = due;
-        let mut next = Nanos::NEVER;
-        if entry.period.0 > 0 {
-            let missed = now.since(due).0 / entry.period.0;
-            times += missed;
-            last = Nanos(due.0.saturating_add(missed.saturating_mul(entry.period.0)));
-            next = last.after(entry.period);
-        }
+        // How many whole periods it is late; a one-shot timer has none.
+        let missed = now.since(due).0.checked_div(entry.period.0);
+        let times = missed.unwrap_or(0) + 1;
+        let last = due.after(Nanos(missed.unwrap_or(0).saturating_mul(entry.period.0)));
+        let next = if missed.is_some() { last.after(entry.period) } else { Nanos::NEVER };
         entry.deadline = next;
         entry.expirations = entry.expirations.saturating_add(times);
         let slack = entry.slack;
@@ -196,19 +192,6 @@ impl<M: Machine> Kernel<M> {
                 self.units.get(caller.unit).map_or(0, |unit| unit.sched.stats.run)
             }
         }
-    }
-
-    /// What programs need to read the clocks by themselves; `None` when this machine has no counter that they may read.
-    pub(crate) fn time_page(&self) -> Option<TimePage> {
-        let scale = self.machine.clock_scale()?;
-        Some(TimePage {
-            sequence: 0,
-            base_tsc: scale.base,
-            base_time: 0,
-            realtime_at_boot: self.machine.realtime_at_boot().0,
-            multiplier: scale.multiplier,
-            shift: u64::from(scale.shift),
-        })
     }
 
     /// How a timer goes on.

@@ -273,7 +273,7 @@ proptest! {
             let cap = bench.cap(queue);
             match what {
                 0 if owed[which].is_none() => {
-                    let flags = if which % 2 == 0 { EventFlags::NEEDS_ACK } else { EventFlags::NONE };
+                    let flags = if which.is_multiple_of(2) { EventFlags::NEEDS_ACK } else { EventFlags::NONE };
                     bench.subscribe(handle, EventSource::Timer, EventMask::EXPIRED, flags, token);
                     owed[which] = Some(0);
                     silent[which] = false;
@@ -317,7 +317,7 @@ proptest! {
                         prop_assert!(record.data0 > 0);
                         prop_assert_eq!(owed[which], Some(record.data0));
                         owed[which] = Some(0);
-                        silent[which] = which % 2 == 0;
+                        silent[which] = which.is_multiple_of(2);
                     }
                     let left = (0..5).filter(|which| owed[*which].unwrap_or(0) > 0 && !silent[*which]).count();
                     if (records.len() as u64) < most {

@@ -12,7 +12,7 @@ use crate::sched::{Class, Rank, attention, bit};
 use crate::thread::ThreadId;
 
 /// How many threads of a queue are looked at for one that may move.
-pub const LOOK: u32 = 16;
+pub(crate) const LOOK: u32 = 16;
 /// How often a processor evens out a difference of one thread.
 const EVEN_OUT: Nanos = Nanos(20_000_000);
 

@@ -36,7 +36,7 @@ impl<M: Machine> Kernel<M> {
         }
         if (self.sched.waiting_fixed & bit(cpu) != 0) != (queues.fixed_filled != 0)
             || (self.sched.waiting_fair & bit(cpu) != 0) != (queues.fair.len() != 0)
-            || (self.sched.waiting_background & bit(cpu) != 0) != !queues.background.is_empty()
+            || (self.sched.waiting_background & bit(cpu) == 0) != queues.background.is_empty()
         {
             return Some("the masks of waiting threads");
         }

@@ -11,7 +11,7 @@ use crate::sched::{Class, PRIORITIES, Place, Rank};
 use crate::thread::{ThreadId, ThreadState};
 
 /// The most callers whose ranks are looked at when one is gone.
-pub const LOOK_CALLERS: usize = 64;
+pub(crate) const LOOK_CALLERS: usize = 64;
 
 /// A rank with whose reservation it comes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -154,8 +154,6 @@ pub struct ThreadSched {
     /// When it began to run or to wait; up to here its time is counted.
     pub(crate) since: Nanos,
     pub(crate) deadline_place: Option<DeadlinePlace>,
-    /// It is held because its unit is stopped: waking lets it wait on.
-    pub(crate) held: bool,
     /// It is to end with this code as soon as its processor enters the kernel.
     pub(crate) doomed: Option<(i64, ExitReason)>,
     /// The processor that admitted it while it ran on another one.
@@ -181,7 +179,6 @@ impl ThreadSched {
             cpu,
             since: Nanos(0),
             deadline_place: None,
-            held: false,
             doomed: None,
             moves_to: None,
         }

@@ -10,7 +10,7 @@ use crate::thread::{ThreadId, ThreadState};
 use crate::wait::Wait;
 
 /// How many deadlines are handled in one entry; more make the timer fire again at once.
-pub const DUE_PER_ENTRY: usize = 16;
+const DUE_PER_ENTRY: usize = 16;
 
 impl<M: Machine> Kernel<M> {
     /// Every entry begins here: says who runs on `cpu`.
@@ -142,12 +142,6 @@ impl<M: Machine> Kernel<M> {
             thread.state = ThreadState::Ready;
             thread.sched.place = Place::Nowhere;
             self.thread_end(current, code, reason);
-            return None;
-        }
-        if thread.sched.held {
-            thread.state = ThreadState::Blocked;
-            thread.wait = Wait::Stopped;
-            thread.sched.place = Place::Nowhere;
             return None;
         }
         thread.state = ThreadState::Ready;
@@ -322,8 +316,16 @@ impl<M: Machine> Kernel<M> {
                 }
             }
         }
-        let place = self.threads.get(thread).and_then(|state| state.sched.deadline_place);
-        self.clear_deadline(place);
+        let Some(state) = self.threads.get(thread) else { return };
+        let (place, queued) = (state.sched.deadline_place, state.sched.place != Place::Nowhere);
+        if queued {
+            self.lift(thread);
+            if let Some(state) = self.threads.get_mut(thread) {
+                state.sched.place = Place::Nowhere;
+            }
+        } else if place.is_some() {
+            self.clear_deadline(place);
+        }
         if deadline != Nanos::NEVER {
             self.set_deadline(Due::Thread(thread), deadline);
         }
@@ -375,17 +377,11 @@ impl<M: Machine> Kernel<M> {
         }
     }
 
-    /// What waking begins with; false when the thread is held and waits on.
+    /// What waking begins with; false when there is no such thread.
     fn made_ready(&mut self, thread: ThreadId) -> bool {
         let now = self.clock();
         let Some(state) = self.threads.get_mut(thread) else { return false };
         let place = state.sched.deadline_place;
-        if state.sched.held {
-            state.state = ThreadState::Blocked;
-            state.wait = Wait::Stopped;
-            self.clear_deadline(place);
-            return false;
-        }
         state.sched.since = now;
         if state.sched.params.class == Class::Edf {
             state.sched.reservation.release(&state.sched.params, now);

@@ -132,23 +132,6 @@ fn an_edf_yield_ends_the_job_until_the_next_period() {
 }
 
 #[test]
-fn a_stopped_unit_can_hold_its_threads_and_let_them_go() {
-    let mut world = World::new(1);
-    let one = world.spawn(Params::default(), u64::MAX);
-    let two = world.spawn(Params::default(), u64::MAX);
-    world.block(one, Nanos::NEVER);
-    world.inside(|kernel| {
-        kernel.thread_hold(one);
-        kernel.thread_hold(two);
-    });
-    assert_eq!(world.on(0), None);
-    world.wake(one);
-    assert_eq!(world.on(0), None, "a held thread does not run when it is woken");
-    world.inside(|kernel| kernel.thread_let_go(one));
-    assert_eq!(world.on(0), Some(one));
-}
-
-#[test]
 fn a_server_runs_with_its_callers_rank_until_it_replied() {
     let mut world = World::new(1);
     let server = world.spawn(Params::background(), u64::MAX);
@@ -379,7 +362,8 @@ proptest! {
                 0 => Params::background(),
                 1 => Params::fixed((value % 32) as u8),
                 2 => Params::edf(ms(1), ms(8), ms(10)),
-                _ => Params::best_effort(1 + u32::from(value)  % 10_000),
+                // Within the time that this test lasts even the lightest has its turn.
+                _ => Params::best_effort(50 + u32::from(value) % 500),
             };
             let thread = threads.get(which).copied();
             match (what, thread) {
@@ -412,9 +396,6 @@ proptest! {
                     threads.remove(which);
                     prop_assert_eq!(world.state(thread), ThreadState::Ended);
                 }
-                (7, Some(thread)) => {
-                    world.inside(|kernel| if value % 2 == 0 { kernel.thread_hold(thread) } else { kernel.thread_let_go(thread) });
-                }
                 _ => {
                     let until = world.now().after(Nanos(u64::from(value) * 500));
                     world.run_until(until, |_, _, running| {
@@ -437,7 +418,6 @@ proptest! {
         }
         // Everyone who is ready runs in the end.
         for thread in &threads {
-            world.inside(|kernel| kernel.thread_let_go(*thread));
             world.wake(*thread);
         }
         let before: BTreeMap<_, _> = threads.iter().map(|thread| (*thread, world.ran(*thread))).collect();

@@ -8,9 +8,9 @@ use crate::kernel::Kernel;
 use crate::machine::{Machine, Nanos};
 
 /// Lines that are kept.
-pub const LINES: usize = 256;
+const LINES: usize = 256;
 /// Bytes of a line's text; longer ones are cut.
-pub const TEXT: usize = 104;
+pub(crate) const TEXT: usize = 104;
 
 /// A line of the log.
 #[derive(Debug, Clone, Copy)]
