@@ -6,7 +6,7 @@ use core::time::Duration;
 
 use holm_rt::abi::{
     ArgKind, CALLS, CallInfo, ClockId, Error, ObjectType, Protection, ResultKind, RevokeFlags, Rights, SchedClass,
-    ShortFlags, StructInfo, number,
+    ShortFlags, StructInfo, UnitFlags, number,
 };
 use holm_rt::startup;
 use holm_rt::{Channel, Deadline, Events, Handle, Mapping, Object, Owned, Region, Timer, sys, time};
@@ -303,6 +303,11 @@ impl Fuzzer {
             self.put(base, &info.version.to_le_bytes());
             let size = if self.random.one_in(10) { self.random.below(600) as u32 } else { info.size as u32 };
             self.put(base + 4, &size.to_le_bytes());
+        }
+        if info.name == "UnitSpec" {
+            // Nobody could end them otherwise once the fuzzer is gone.
+            let flags = info.fields.iter().find(|field| field.type_name == "UnitFlags");
+            self.put(base + flags.map_or(0, |field| field.offset), &UnitFlags::KILL_WITH_PARENT.bits().to_le_bytes());
         }
         self.scratch.as_ptr() as u64 + base as u64
     }

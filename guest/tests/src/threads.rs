@@ -118,13 +118,16 @@ fn spinning_is_preempted(world: &World) -> Outcome {
     for _ in 0..processors * 2 {
         spinners.push(world.child("spin", &[]).start()?);
     }
-    let answer = thread::spawn(|| 42)?.join(soon())?;
-    check_eq!(answer, Some(42));
+    let answer = thread::spawn(|| 42)?.join(soon());
     for unit in &spinners {
         check_eq!(unit.info()?.state, UnitState::Running);
-        unit.kill(0)?;
-        unit.wait(soon())?;
     }
+    // One after the other: what the first had is released while the others spin.
+    let ended: Result<Vec<_>, Error> =
+        spinners.iter().map(|unit| unit.kill(0).and_then(|()| unit.wait(soon()))).collect();
+    spinners.iter().for_each(|unit| _ = unit.kill(0));
+    ended?;
+    check_eq!(answer?, Some(42));
     Ok(())
 }
 

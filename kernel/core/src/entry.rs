@@ -42,7 +42,7 @@ impl<M: Machine> Kernel<M> {
         }
         let answer = self.dispatch(caller, number);
         self.answer(caller, number, answer);
-        self.background();
+        self.background(cpu);
         self.leave(cpu)
     }
 
@@ -84,7 +84,7 @@ impl<M: Machine> Kernel<M> {
         let Some(current) = self.arrive(cpu) else { return self.leave(cpu) };
         self.user_fault(cpu, current, fault);
         self.end_with_unit(current);
-        self.background();
+        self.background(cpu);
         self.leave(cpu)
     }
 
@@ -96,7 +96,7 @@ impl<M: Machine> Kernel<M> {
             entry.timer_entries += 1;
         }
         self.expire(cpu);
-        self.background();
+        self.background(cpu);
         self.sampled_check(cpu);
         self.leave(cpu)
     }
@@ -108,7 +108,7 @@ impl<M: Machine> Kernel<M> {
             entry.kick_entries += 1;
             entry.attention |= attention::TIMER;
         }
-        self.background();
+        self.background(cpu);
         self.leave(cpu)
     }
 
@@ -128,11 +128,14 @@ impl<M: Machine> Kernel<M> {
         }
     }
 
-    /// A step of the work that waits.
+    /// A step of the work that waits. When there is more the timer brings `cpu` back for it, whatever runs meanwhile.
     #[inline]
-    fn background(&mut self) {
-        if self.work_waits() {
-            self.work_step();
+    fn background(&mut self, cpu: CpuId) {
+        if self.work_waits()
+            && self.work_step()
+            && let Some(entry) = self.sched.cpu_mut(cpu)
+        {
+            entry.attention |= attention::TIMER;
         }
     }
 

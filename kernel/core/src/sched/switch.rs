@@ -12,6 +12,9 @@ use crate::wait::Wait;
 /// How many deadlines are handled in one entry; more make the timer fire again at once.
 const DUE_PER_ENTRY: usize = 16;
 
+/// How long work that waits may wait while threads run.
+const WORK_PAUSE: Nanos = Nanos(100_000);
+
 impl<M: Machine> Kernel<M> {
     /// Every entry begins here: says who runs on `cpu`.
     #[inline]
@@ -275,8 +278,11 @@ impl<M: Machine> Kernel<M> {
     /// Sets the machine's timer to what comes first: a deadline, or the end of the current thread's turn or budget.
     fn set_timer(&mut self, cpu: CpuId, at_once: bool) {
         self.time_turn(cpu);
+        let waits = self.work_waits();
         let Some(entry) = self.sched.cpus.get_mut(cpu.0 as usize) else { return };
         let wanted = if at_once { self.sched.clock } else { entry.deadlines.next().min(entry.turn_ends) };
+        // A program that never enters the kernel keeps no other unit's end, and no revocation, from going on.
+        let wanted = if waits { wanted.min(self.sched.clock.after(WORK_PAUSE)) } else { wanted };
         // A timer that fires early for a turn that ended otherwise costs less than setting it at every switch; but a
         // processor that idles sleeps until it must wake.
         if wanted < entry.armed || (entry.current.is_none() && wanted != entry.armed) {
