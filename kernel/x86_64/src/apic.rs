@@ -18,7 +18,6 @@ pub(crate) const SERIAL: u8 = 0x43;
 pub(crate) const SPURIOUS: u8 = 0xff;
 
 /// Offsets of registers, as in memory.
-const ID: u32 = 0x20;
 const TASK_PRIORITY: u32 = 0x80;
 const END_OF_INTERRUPT: u32 = 0xb0;
 const SPURIOUS_VECTOR: u32 = 0xf0;
@@ -88,12 +87,6 @@ pub(crate) fn mask_pic() {
         out(0x21, 0xff);
         out(0xa1, 0xff);
     }
-}
-
-/// The number of this processor's controller.
-pub(crate) fn id() -> u32 {
-    let id = read(ID);
-    if REGISTERS.load(Ordering::Relaxed) == 0 { id } else { id >> 24 }
 }
 
 /// Tells the controller that the interrupt is taken care of.

@@ -14,16 +14,16 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::ptr::NonNull;
 
-use holm_kernel_core::{CpuId, Kernel};
 use holm_kernel_core::kernel::BootInfo;
 use holm_kernel_core::machine::{Halt, Nanos};
+use holm_kernel_core::{CpuId, Kernel};
 
 use crate::cpu::{self, Features};
 use crate::machine::X86;
 use crate::memory::boot_frames::{BootFrames, OutOfMemory};
 use crate::memory::paging::{KernelSpace, Kind};
 use crate::memory::space::Spaces;
-use crate::memory::{KERNEL, PAGE, Physical, heap, image};
+use crate::memory::{DIRECT, KERNEL, PAGE, Physical, heap, image};
 use crate::percpu::PerCpu;
 use crate::serial::{self, say};
 use crate::time::calibrate::Calibration;
@@ -62,9 +62,8 @@ extern "C" fn start(info: u64, began: u64) -> ! {
     unsafe { interrupts::fill() };
     let loader =
         Loader::new(info).unwrap_or_else(|why| cannot_boot(why, "start the kernel with a loader that knows PVH"));
-    let archive = loader
-        .archive()
-        .unwrap_or_else(|why| cannot_boot(why, "give the machine more memory, or a smaller boot archive"));
+    let archive =
+        loader.archive().unwrap_or_else(|why| cannot_boot(why, "start the kernel with a loader that knows PVH"));
     let processors = Processors::find(loader.acpi());
     let mut frames = BootFrames::new();
     let image = image();
@@ -76,7 +75,7 @@ extern "C" fn start(info: u64, began: u64) -> ! {
     for (start, end) in loader.taken().into_iter().chain(archive) {
         frames.reserve(start, end);
     }
-    let Ok(memory) = Memory::make(&mut frames, &loader, &processors, features) else { no_memory(total) };
+    let Ok(memory) = Memory::make(&mut frames, &loader, archive, &processors, features) else { no_memory(total) };
     let command_line: Vec<u8> = loader.command_line().collect();
 
     // The boot tables, and with them the loader's information, are left here.
@@ -141,6 +140,7 @@ impl Memory {
     fn make(
         frames: &mut BootFrames,
         loader: &Loader,
+        archive: Option<(u64, u64)>,
         processors: &Processors,
         features: Features,
     ) -> Result<Self, OutOfMemory> {
@@ -153,6 +153,12 @@ impl Memory {
         let image = image();
         for (start, length) in loader.memory() {
             space.map_direct(start, start.saturating_add(length), image)?;
+        }
+        // Some firmware puts the archive partly into memory that it reserves.
+        let in_memory = |at: u64| loader.memory().any(|(start, length)| at >= start && at - start < length);
+        let (start, end) = archive.unwrap_or_default();
+        for at in (start / PAGE..end.div_ceil(PAGE)).map(|page| page * PAGE).filter(|at| !in_memory(*at)) {
+            space.map(DIRECT + at, Physical(at), Kind::Data)?;
         }
         space.map_image(image)?;
         let local_apic = space.map_device(0, apic::address())?;

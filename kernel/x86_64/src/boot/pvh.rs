@@ -57,8 +57,6 @@ pub(crate) enum Unusable {
     Version(u32),
     /// It points beyond the first 4 GiB.
     Place,
-    /// The boot archive lies outside of memory.
-    Archive,
 }
 
 impl fmt::Display for Unusable {
@@ -74,7 +72,6 @@ impl fmt::Display for Unusable {
                 )
             }
             Self::Place => write!(f, "the loader's start information points beyond the first 4 GiB"),
-            Self::Archive => write!(f, "the loader put the boot archive where there is no memory"),
         }
     }
 }
@@ -120,17 +117,13 @@ impl Loader {
     /// The boot archive, as a range of physical addresses; `None` when the loader was given none.
     ///
     /// # Errors
-    /// [`Unusable::Archive`] when it does not lie in memory.
+    /// [`Unusable::Place`] when it does not lie in the first 4 GiB.
     pub(crate) fn archive(&self) -> Result<Option<(u64, u64)>, Unusable> {
         if self.info.modules == 0 {
             return Ok(None);
         }
         let module: Module = read(self.info.module_list).ok_or(Unusable::Place)?;
-        let end = module.address.checked_add(module.size).ok_or(Unusable::Archive)?;
-        let within = |(start, length): (u64, u64)| start <= module.address && end <= start.saturating_add(length);
-        if module.size > 0 && !self.memory().any(within) {
-            return Err(Unusable::Archive);
-        }
+        let end = module.address.checked_add(module.size).filter(|end| *end <= 1 << 32).ok_or(Unusable::Place)?;
         Ok((module.size > 0).then_some((module.address, end)))
     }
 

@@ -174,9 +174,9 @@ impl Spaces {
         missing
     }
 
-    /// The entry of the last level for `address`, when all tables are there.
+    /// Where the entry of the last level for `address` is, when all tables are there: valid as long as the space lives.
     #[inline]
-    fn entry(&self, id: SpaceId, address: u64) -> Option<&mut u64> {
+    fn entry(&self, id: SpaceId, address: u64) -> Option<*mut u64> {
         let mut at = self.owner(id, address)?.root;
         if address >> 47 != 0 {
             return None;
@@ -191,7 +191,7 @@ impl Spaces {
             at = Physical(entry & ADDRESS);
         }
         // SAFETY: as above.
-        Some(unsafe { &mut table(at)[index(address, 1)] })
+        Some(unsafe { &raw mut table(at)[index(address, 1)] })
     }
 
     /// Maps a page, in place of what was there.
@@ -227,14 +227,16 @@ impl Spaces {
 
     /// Removes the mapping of a page.
     pub(crate) fn unmap(&mut self, id: SpaceId, address: u64) -> Option<FrameNumber> {
-        let entry = core::mem::take(self.entry(id, address)?);
+        // SAFETY: the entry of a living space; `self` is borrowed alone, and the kernel is locked.
+        let entry = unsafe { self.entry(id, address)?.replace(0) };
         (entry & PRESENT != 0).then(|| Physical(entry & ADDRESS).frame())
     }
 
     /// What a page is mapped to.
     #[inline]
     pub(crate) fn translate(&self, id: SpaceId, address: u64) -> Option<(FrameNumber, PageRights)> {
-        let entry = *self.entry(id, address)?;
+        // SAFETY: the entry of a living space; the kernel is locked.
+        let entry = unsafe { self.entry(id, address)?.read() };
         let rights = PageRights { write: entry & WRITE != 0, execute: entry & NO_EXECUTE == 0 };
         (entry & PRESENT != 0).then(|| (Physical(entry & ADDRESS).frame(), rights))
     }

@@ -127,14 +127,20 @@ pub(crate) fn flush(spaces: &mut Spaces, id: SpaceId, what: Flush) {
 #[inline]
 pub(crate) fn serve(cpu: &PerCpu) {
     if cpu.flush.load(Ordering::Acquire) {
-        // SAFETY: this processor's `flush` is set, so nobody writes until it is cleared below.
-        let (what, generation) = unsafe {
-            let request = &*REQUEST.0.get();
-            (request.what, request.generation[cpu.id.0 as usize])
-        };
-        forget(cpu, what, generation);
-        cpu.flush.store(false, Ordering::Release);
+        answer(cpu);
     }
+}
+
+/// Does what another processor asked.
+#[cold]
+fn answer(cpu: &PerCpu) {
+    // SAFETY: this processor's `flush` is set, so nobody writes until it is cleared below.
+    let (what, generation) = unsafe {
+        let request = &*REQUEST.0.get();
+        (request.what, request.generation[cpu.id.0 as usize])
+    };
+    forget(cpu, what, generation);
+    cpu.flush.store(false, Ordering::Release);
 }
 
 /// Forgets translations of the loaded space, and notes that its flushes up to `generation` are seen.

@@ -51,7 +51,7 @@ impl Clock {
     #[inline]
     pub(crate) fn now(&self) -> Nanos {
         let ticks = cpu::tsc().saturating_sub(self.base);
-        let now = (u128::from(ticks) * u128::from(self.multiplier) >> SHIFT) as u64;
+        let now = ((u128::from(ticks) * u128::from(self.multiplier)) >> SHIFT) as u64;
         let latest = self.latest.load(Ordering::Relaxed);
         if now < latest {
             return Nanos(latest);
@@ -79,7 +79,7 @@ impl Clock {
         match self.timer {
             TimerKind::Deadline if deadline == Nanos::NEVER => apic::timer_deadline(0),
             TimerKind::Deadline => {
-                let ticks = u128::from(deadline.0) * u128::from(self.per_nano) >> SHIFT;
+                let ticks = (u128::from(deadline.0) * u128::from(self.per_nano)) >> SHIFT;
                 // One more, since both factors were rounded down. Zero would stop the timer.
                 apic::timer_deadline(self.base.saturating_add(ticks as u64).saturating_add(1));
             }
@@ -87,7 +87,7 @@ impl Clock {
             TimerKind::Ticks { per_nano } => {
                 let nanos = u128::from(deadline.since(self.now()).0);
                 // The timer counts 32 bits: what is further away fires early, and is set again then.
-                let ticks = (nanos * u128::from(per_nano) >> SHIFT) + 1;
+                let ticks = ((nanos * u128::from(per_nano)) >> SHIFT) + 1;
                 apic::timer_ticks(u32::try_from(ticks).unwrap_or(u32::MAX));
             }
         }

@@ -19,7 +19,7 @@ pub(crate) mod qemu;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 
 use build::{Built, Profile};
 use check::Outcome;
@@ -33,7 +33,23 @@ pub enum Task {
     /// Boot it on QEMU, with the serial console here; Ctrl-A X ends QEMU
     Run(RunOptions),
     /// Lints, host tests, boots, and the tests that run on it
-    Test,
+    Test {
+        /// Which of them; all when none is named
+        parts: Vec<Part>,
+    },
+}
+
+/// What belongs to the kernel's tests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Part {
+    /// Clippy over the kernel and its programs as they are built
+    Lints,
+    /// The tests of the core on the host
+    Host,
+    /// Boots on many machines, and with damaged archives
+    Boots,
+    /// The programs that test the kernel through its ABI
+    Programs,
 }
 
 /// How the kernel is built.
@@ -78,28 +94,37 @@ pub fn run(task: &Task) -> Result<ExitCode> {
             let status = machine.with_command_line(&options.command_line).interactive()?;
             Ok(if status == qemu::ENDED_WELL { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
-        Task::Test => {
-            let outcome = test(true)?;
+        Task::Test { parts } => {
+            let all = [Part::Lints, Part::Host, Part::Boots, Part::Programs];
+            let outcome = test(if parts.is_empty() { &all } else { parts })?;
             println!("{} passed, {} failed", outcome.passed, outcome.failed);
             Ok(if outcome.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
     }
 }
 
-/// Every check of the kernel; `host`: also the tests of the core that run on the host.
+/// The checks of the kernel that belong to `parts`.
 ///
 /// # Errors
 /// When something does not build or QEMU cannot be started.
-pub(crate) fn test(host: bool) -> Result<Outcome> {
+pub(crate) fn test(parts: &[Part]) -> Result<Outcome> {
     let mut outcome = Outcome::default();
-    outcome.note("kernel lints", build::lints());
-    if host {
+    if parts.contains(&Part::Lints) {
+        outcome.note("kernel lints", build::lints());
+    }
+    if parts.contains(&Part::Host) {
         outcome.note("host tests of the core", build::host_tests());
     }
-    let built = build::all(Profile::Dev, build::Measure::Yes)?;
-    boots::check(&built, &mut outcome)?;
-    for cpus in [1, 2] {
-        guest_tests::run(&built, cpus, &mut outcome)?;
+    if parts.contains(&Part::Boots) || parts.contains(&Part::Programs) {
+        let built = build::all(Profile::Dev, build::Measure::Yes)?;
+        if parts.contains(&Part::Boots) {
+            boots::check(&built, &mut outcome)?;
+        }
+        if parts.contains(&Part::Programs) {
+            for cpus in [1, 2] {
+                guest_tests::run(&built, cpus, &mut outcome)?;
+            }
+        }
     }
     Ok(outcome)
 }
