@@ -6,7 +6,7 @@ use core::time::Duration;
 
 use holm_rt::abi::{
     ArgKind, CALLS, CallInfo, ClockId, Error, ObjectType, Protection, ResultKind, RevokeFlags, Rights, SchedClass,
-    ShortFlags, StructInfo, UnitFlags, number,
+    ShortFlags, StructInfo, UnitFlags, UnitInfo, number,
 };
 use holm_rt::startup;
 use holm_rt::{Channel, Deadline, Events, Handle, Mapping, Object, Owned, Region, Timer, sys, time};
@@ -58,14 +58,19 @@ fn harm_nobody(world: &World) -> Outcome {
     life(world, &shared, &notes, seed, 2000)?;
     let before = world.inventory()?;
     let mut done = notes.atomic_u64(COUNT)?.load(Ordering::Relaxed);
-    let mut lives = 1u64;
+    let (mut lives, mut fruitless) = (1u64, 0);
     while done < wanted {
         seed += 1;
         lives += 1;
-        life(world, &shared, &notes, seed, wanted - done)?;
+        let end = life(world, &shared, &notes, seed, wanted - done)?;
         let now = notes.atomic_u64(COUNT)?.load(Ordering::Relaxed);
-        if now == done && lives > 100 {
-            return Err(Failure("the fuzzer dies before its first call".into()));
+        fruitless = if now == done { fruitless + 1 } else { 0 };
+        if fruitless > 20 {
+            return Err(Failure(alloc::format!(
+                "after {done} calls in {lives} lives the fuzzer dies before its first call: {:?} code {}",
+                end.exit_reason,
+                end.exit_code
+            )));
         }
         done = now;
         check_eq!(canary.call(&seed.to_le_bytes(), 64, crate::harness::soon())?.payload, seed.to_le_bytes());
@@ -79,7 +84,7 @@ fn harm_nobody(world: &World) -> Outcome {
 }
 
 /// One child from its start to its end.
-fn life(world: &World, shared: &Region, notes: &Mapping, seed: u64, count: u64) -> Outcome {
+fn life(world: &World, shared: &Region, notes: &Mapping, seed: u64, count: u64) -> Result<UnitInfo, Failure> {
     let all = Rights::READ | Rights::WRITE | Rights::MAP | Rights::INSPECT;
     let (seed_text, count_text) = (alloc::format!("{seed}"), alloc::format!("{count}"));
     let system = ObjectType::System.rights().without(Rights::ADMIN);
@@ -93,8 +98,8 @@ fn life(world: &World, shared: &Region, notes: &Mapping, seed: u64, count: u64) 
         .cap("archive", world.archive.cloned(ObjectType::Archive.rights()))
         .cap("quiet", world.console.cloned(Rights::INSPECT))
         .start()?;
-    match unit.wait(Deadline::after(Duration::from_secs(300))) {
-        Ok(_) => {}
+    let end = match unit.wait(Deadline::after(Duration::from_secs(300))) {
+        Ok(end) => end,
         Err(Error::TimedOut) => {
             let last = notes.atomic_u64(LAST_CALL)?.load(Ordering::Relaxed);
             let name = holm_rt::abi::call(last).map_or("?", |call| call.name);
@@ -102,7 +107,7 @@ fn life(world: &World, shared: &Region, notes: &Mapping, seed: u64, count: u64) 
             return Err(Failure(alloc::format!("seed {seed} hangs in {name}")));
         }
         Err(error) => return Err(error.into()),
-    }
+    };
     // Its own children go with it.
     let children = holm_rt::abi::UnitFilter { parent: unit.info()?.id, ..holm_rt::abi::UnitFilter::new() };
     let mut left = 0;
@@ -114,7 +119,7 @@ fn life(world: &World, shared: &Region, notes: &Mapping, seed: u64, count: u64) 
         time::sleep(Duration::from_millis(2))?;
     }
     check_eq!(left, 0);
-    Ok(())
+    Ok(end)
 }
 
 /// The fuzzing child.
