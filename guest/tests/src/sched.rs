@@ -117,6 +117,10 @@ fn meets_deadlines(world: &World) -> Outcome {
     let stats = thread.thread().schedule_figures()?;
     stop.store(true, Ordering::Relaxed);
     thread.join(soon())?;
+    for spinner in &spinners {
+        spinner.kill(0)?;
+        spinner.wait(soon())?;
+    }
     check_eq!(stats.misses, 0);
     Ok(())
 }

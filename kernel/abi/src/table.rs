@@ -134,13 +134,16 @@ macro_rules! system_calls {
             "Tells the mapping, or the hole, at an address.";
         37 vm_decommit "2.1"
             (region: (handle Region, WRITE), offset: (number), bytes: (number))
-            -> (none) errors [] "O(pages), restarts every 64"
-            "Gives the pages of a range of a region back; it reads as zero afterwards, in every mapping.";
+            -> (none) errors [NoMemory, BadState] "O(pages), restarts every 64"
+            "Gives the pages of a range of a region back; it reads as at its beginning afterwards, in every mapping. BAD_STATE \
+             while the region is bound as the state of restricted mode.";
         38 vm_snapshot "2.1"
             (region: (handle Region, READ))
-            -> (handle Region) errors [Quota, NoMemory] "O(pages), restarts every 64"
-            "Makes a region with the same content; pages are shared until either side writes. The pages of a snapshot \
-             count against the unit that has to copy them.";
+            -> (handle Region) errors [Busy, BadState, Quota, NoMemory] "O(pages), restarts every 64"
+            "Makes a region with the same content; pages are shared until either side writes. All pages that the region has \
+             count against the unit that makes the snapshot, shared or not, so that a write to them cannot fail for want of \
+             quota. BAD_STATE while the region is bound as the state of restricted mode, BUSY while another thread makes a \
+             snapshot of it.";
         39 vm_share "2.2"
             (region: (handle Region, TRANSFER), to: (handle Unit, CREATE), rights: (flags Rights))
             -> (number "handle in the other unit") errors [NotPermitted, TooDeep, NoHandles, Quota, NoMemory] "O(1)"

@@ -176,6 +176,7 @@ impl<M: Machine> Kernel<M> {
             return Err(Error::BadState);
         }
         entry.state = ThreadState::Ready;
+        self.trace_thread(thread);
         self.sched_woken(thread);
         Ok(())
     }

@@ -1,6 +1,8 @@
 //! The system calls of capabilities: grant, derive, revoke, information, close.
 
-use holm_abi::{CapFlags, CapInfo, CapTransfer, Error, Handle, RevokeFlags, Rights, TransferFlags, TransferMode};
+use holm_abi::{
+    CapFlags, CapInfo, CapTransfer, Error, Handle, RevokeFlags, Rights, TraceKind, TransferFlags, TransferMode,
+};
 
 #[cfg(test)]
 use super::Progress;
@@ -70,6 +72,7 @@ impl<M: Machine> Kernel<M> {
             node.badge = badge;
         }
         let handle = self.cap_put(caller.unit, grant).ok_or(Error::NoHandles)?;
+        self.trace_grant(grant, caller.unit.number(), caller.unit);
         Ok(Outcome::Done(handle.raw() as u64))
     }
 
@@ -88,6 +91,7 @@ impl<M: Machine> Kernel<M> {
         }
         let found = self.resolve(caller.unit, cap, Types::ANY, Rights::NONE)?;
         self.trace.counts.revocations += 1;
+        self.trace_event(TraceKind::CapRevoke, [found.object.number(), 0, 0, 0]);
         if flags.contains(RevokeFlags::CHILDREN_ONLY) {
             self.caps.grants.revoke_children(found.grant);
         } else {

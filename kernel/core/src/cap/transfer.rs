@@ -182,6 +182,7 @@ impl<M: Machine> Kernel<M> {
                 node.rights = node.rights.and(item.rights);
             }
             last = self.cap_arrive(to, item.grant);
+            self.trace_grant(item.grant, from.number(), to);
             // The old slot is freed last: the receiver was told which slots it gets, and may be the sender.
             if moved && let Some(unit) = self.units.get_mut(from) {
                 let freed = unit.caps.free(item.handle);

@@ -1,6 +1,6 @@
 //! Calls: a message whose sender waits for the reply, and the reply by a token that works once.
 
-use holm_abi::{CapTransfer, ChanFlags, DropPolicy, Error, MsgFlags, MsgIo};
+use holm_abi::{CapTransfer, ChanFlags, DropPolicy, Error, MsgFlags, MsgIo, TraceKind};
 
 use super::check::Header;
 use super::deliver::{Facts, Undelivered};
@@ -81,6 +81,8 @@ impl<M: Machine> Kernel<M> {
         }
         self.trace.counts.calls += 1;
         self.trace.counts.messages_sent += 1;
+        let data = [id.number(), u64::from(send.length), u64::from(send.cap_count), 0];
+        self.trace_event(TraceKind::Send, data);
         self.channel_work.serial = self.channel_work.serial.wrapping_add(1).max(1);
         let thread = self.threads.get_mut(caller.thread).ok_or(Error::BadState)?;
         thread.calls.serial = self.channel_work.serial;

@@ -1,7 +1,7 @@
 //! Receiving: a message leaves the inbox for the memory, the registers and the capabilities of a thread; all of it, or
 //! nothing and the message stays.
 
-use holm_abi::{CapTransfer, Error, EventMask, Handle, MsgFlags, MsgIo, Short, ShortFlags, TransferMode};
+use holm_abi::{CapTransfer, Error, EventMask, Handle, MsgFlags, MsgIo, Short, ShortFlags, TraceKind, TransferMode};
 
 use super::check::{Crc, Header};
 use super::payload::{SHORT, put_words};
@@ -193,6 +193,7 @@ impl<M: Machine> Kernel<M> {
                 let Some(grant) = next else { break };
                 next = self.caps.grants.get(grant).and_then(|node| node.next_in_message);
                 self.cap_arrive(unit, grant);
+                self.trace_grant(grant, header.sender, unit);
             }
         }
         if !peek {
@@ -266,9 +267,13 @@ impl<M: Machine> Kernel<M> {
     fn message_leave(&mut self, id: ChannelId, end: End, slot: u32) {
         let Some(inbox) = self.inbox_mut(id, end) else { return };
         let was_full = !inbox.fits(inbox.made().message);
-        let _ = inbox.remove(slot);
+        let header = inbox.remove(slot);
         inbox.received += 1;
         self.trace.counts.messages_received += 1;
+        if let Some(header) = header {
+            let data = [id.number(), u64::from(header.length), u64::from(header.cap_count), 0];
+            self.trace_event(TraceKind::Receive, data);
+        }
         let Some(inbox) = self.inbox(id, end) else { return };
         if was_full && inbox.fits(inbox.made().message) {
             self.raise(Source::Channel(id, end.peer()), EventMask::WRITABLE, 0, 0);

@@ -1,7 +1,7 @@
 //! The fast path of short calls: every reason to leave it is looked at first; then it commits and cannot fail. The slow path
 //! is its specification: from the same state both lead to the same one.
 
-use holm_abi::{Rights, Short, ShortFlags};
+use holm_abi::{Rights, Short, ShortFlags, TraceKind};
 
 use super::deliver::short_result;
 use super::payload::cut;
@@ -43,7 +43,8 @@ impl<M: Machine> Kernel<M> {
         if self.channel_work.slow_only {
             return false;
         }
-        true
+        // The slow path records messages.
+        !self.trace.wants(TraceKind::Send) && !self.trace.wants(TraceKind::Receive)
     }
 
     /// A call to a thread that waits in a short receive. `None`: nothing was done.

@@ -1,6 +1,6 @@
 //! Sending: what is checked, what happens when there is no room, and how a message gets into the inbox.
 
-use holm_abi::{ChanFlags, DropPolicy, Error, EventMask, MsgFlags, MsgIo};
+use holm_abi::{ChanFlags, DropPolicy, Error, EventMask, MsgFlags, MsgIo, TraceKind};
 
 use super::check::{Crc, Header};
 use super::inbox::Inbox;
@@ -276,6 +276,8 @@ impl<M: Machine> Kernel<M> {
             inbox.push(reserved, header.sealed());
         }
         self.trace.counts.messages_sent += 1;
+        let data = [id.number(), u64::from(request.length), u64::from(made.len()), 0];
+        self.trace_event(TraceKind::Send, data);
         Ok(())
     }
 

@@ -148,6 +148,9 @@ impl<M: Machine> Kernel<M> {
         }
         let space = self.target_space(target)?;
         let id = Self::region_of(&region)?;
+        if !spec.address.is_multiple_of(PAGE) {
+            return Err(Error::Invalid);
+        }
         let rights = effective(spec.protection)?;
         let ceiling = ceiling(region.rights);
         if !ceiling.contains(rights) {

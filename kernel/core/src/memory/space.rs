@@ -358,7 +358,7 @@ impl<M: Machine> Kernel<M> {
             let space = self.spaces.get(id).ok_or(Error::BadState)?;
             let mapping = *space.mappings.find(at).ok_or(Error::NotFound)?;
             if !mapping.ceiling.contains(rights) {
-                return Err(Error::Access);
+                return Err(Error::NotPermitted);
             }
             let stop = mapping.end.min(end);
             if mapping.rights != rights {

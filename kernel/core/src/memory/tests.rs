@@ -268,7 +268,9 @@ impl World {
                 for page in at..at + count {
                     match self.maps[unit].get_mut(&page) {
                         None => return assert_eq!(result, Err(Error::NotFound)),
-                        Some(shown) if !shown.ceiling.contains(now) => return assert_eq!(result, Err(Error::Access)),
+                        Some(shown) if !shown.ceiling.contains(now) => {
+                            return assert_eq!(result, Err(Error::NotPermitted));
+                        }
                         Some(shown) => shown.rights = now,
                     }
                 }

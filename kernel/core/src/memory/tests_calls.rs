@@ -96,10 +96,12 @@ fn a_mapping_needs_rights_on_the_region_and_is_never_writable_and_executable() {
     let read_only = Cap { rights: Rights::MAP | Rights::READ, ..region };
     assert_eq!(world.map(read_only, |_| ()), Err(Error::Access));
     assert_eq!(world.map(read_only, |spec| spec.protection = rx), Err(Error::Access));
+    // A wish is a wish for a page.
+    assert_eq!(world.map(read_only, |spec| (spec.address, spec.flags) = (AT + 1, MapFlags::NONE)), Err(Error::Invalid));
     assert_eq!(world.map(read_only, |spec| spec.protection = Protection::READ), Ok(Outcome::Done(AT)));
     let target = world.me();
     let write = Protection::READ | Protection::WRITE;
-    assert_eq!(world.kernel.vm_protect(world.caller, target, AT, PAGE, write), Err(Error::Access));
+    assert_eq!(world.kernel.vm_protect(world.caller, target, AT, PAGE, write), Err(Error::NotPermitted));
     assert_eq!(world.kernel.vm_protect(world.caller, target, AT, PAGE, Protection::NONE), Ok(Outcome::OK));
     assert_eq!(world.kernel.copy_in(world.caller.unit, AT, &mut [0]), Err(Error::Fault));
     assert_eq!(world.kernel.vm_protect(world.caller, target, AT, 5 * PAGE, Protection::READ), Err(Error::NotFound));

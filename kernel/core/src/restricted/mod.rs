@@ -19,7 +19,7 @@
 #[cfg(test)]
 mod tests;
 
-use holm_abi::{Error, RestrictedReason, RestrictedState};
+use holm_abi::{Error, RestrictedReason, RestrictedState, TraceKind};
 
 use crate::caller::{Answer, Caller, Outcome};
 use crate::cap::Cap;
@@ -398,6 +398,11 @@ impl<M: Machine> Kernel<M> {
             }
             Fault::Exception { .. } => Err(Error::Fault),
         };
+        if let Fault::Page { address, write, execute, present } = fault {
+            self.trace.counts.page_faults += u64::from(result.is_ok());
+            let code = page_error_code(write, execute, present);
+            self.trace_event(TraceKind::PageFault, [address, code, u64::from(result.is_ok()), 0]);
+        }
         let Err(error) = result else { return };
         let short = matches!(error, Error::Quota | Error::NoMemory);
         if !active {
@@ -406,8 +411,7 @@ impl<M: Machine> Kernel<M> {
         }
         let report = match fault {
             Fault::Page { address, write, execute, present } => {
-                let bits = [(present, PRESENT), (write, STORE), (true, USER), (execute, FETCH), (short, NO_MEMORY)];
-                let error_code = bits.into_iter().filter(|(set, _)| *set).fold(0, |all, (_, bit)| all | bit);
+                let error_code = page_error_code(write, execute, present) | if short { NO_MEMORY } else { 0 };
                 Report { vector: PAGE_FAULT, error_code, fault_address: address }
             }
             Fault::Exception { vector, code } => {
@@ -416,6 +420,12 @@ impl<M: Machine> Kernel<M> {
         };
         self.restricted_leave(id, RestrictedReason::Exception, report);
     }
+}
+
+/// The processor's error code of a page fault of a user program.
+fn page_error_code(write: bool, execute: bool, present: bool) -> u64 {
+    let bits = [(present, PRESENT), (write, STORE), (true, USER), (execute, FETCH)];
+    bits.into_iter().filter(|(set, _)| *set).fold(0, |all, (_, bit)| all | bit)
 }
 
 /// Lets the personality go on.

@@ -228,6 +228,8 @@ pub(crate) mod attention {
     pub(crate) const CHOOSE: u8 = 1;
     /// Set the timer anew.
     pub(crate) const TIMER: u8 = 2;
+    /// Tell readers of the trace.
+    pub(crate) const TRACE: u8 = 4;
 }
 
 /// One processor.

@@ -1,5 +1,7 @@
 //! Which thread a processor runs: charging the one that ran, choosing the next, setting the timer.
 
+use holm_abi::TraceKind;
+
 use crate::deadline::{Due, Owners};
 use crate::kernel::{Kernel, Next};
 use crate::machine::{CpuId, Machine, Nanos};
@@ -42,9 +44,17 @@ impl<M: Machine> Kernel<M> {
         if let Some(halt) = self.halt {
             return Next::Halt(halt);
         }
+        if self.trace.tells {
+            self.trace_tell();
+        }
         let what = self.sched.cpu(cpu).map_or(0, |entry| entry.attention);
         if what & attention::CHOOSE != 0 || self.sched.cpu(cpu).is_some_and(|entry| entry.current.is_none()) {
             self.choose(cpu);
+            if self.trace.tells {
+                // Whoever reads of this very switch.
+                self.trace_tell();
+                self.choose(cpu);
+            }
         }
         let more_work = self.sched.cpu(cpu).is_some_and(|entry| entry.current.is_none()) && self.work_waits();
         self.set_timer(cpu, more_work);
@@ -125,9 +135,11 @@ impl<M: Machine> Kernel<M> {
                 let refill = state.reservation.refill_at(&state.params);
                 if refill > now {
                     state.place = Place::Throttled;
+                    self.trace_event(TraceKind::Throttle, [thread.number(), refill.0, 0, 0]);
                     return self.set_deadline(Due::Thread(thread), refill);
                 }
                 state.reservation.refill(&state.params, now);
+                state.stats.periods += 1;
             }
             state.due = state.reservation.deadline;
         }
@@ -150,14 +162,16 @@ impl<M: Machine> Kernel<M> {
         thread.state = ThreadState::Ready;
         if yielded && thread.sched.class == Class::Edf && thread.sched.donor.is_none() {
             // The job is done; the next one begins with the next period.
-            note_job(&mut thread.sched, now);
+            let late = note_job(&mut thread.sched, now);
             thread.sched.reservation.give_up();
+            self.trace_late(current, late);
         } else if thread.sched.class == Class::Edf
             && thread.sched.donor.is_none()
             && thread.sched.reservation.budget == 0
         {
             thread.sched.stats.throttles += 1;
         }
+        let Some(thread) = self.threads.get_mut(current) else { return None };
         if let Some(home) = thread.sched.moves_to.take() {
             self.rebase(current, home);
         } else if !thread.sched.allows(cpu) && thread.sched.class != Class::Edf {
@@ -318,7 +332,8 @@ impl<M: Machine> Kernel<M> {
                 state.sched.place = Place::Nowhere;
                 state.sched.stats.voluntary += 1;
                 if state.sched.params.class == Class::Edf {
-                    note_job(&mut state.sched, now);
+                    let late = note_job(&mut state.sched, now);
+                    self.trace_late(thread, late);
                 }
             }
         }
@@ -396,6 +411,7 @@ impl<M: Machine> Kernel<M> {
         if place.is_some() {
             self.clear_deadline(place);
         }
+        self.trace_wake(thread);
         true
     }
 
@@ -439,6 +455,13 @@ impl<M: Machine> Kernel<M> {
         }
     }
 
+    /// A job of `thread` ended so many nanoseconds late.
+    fn trace_late(&mut self, thread: ThreadId, late: u64) {
+        if late > 0 {
+            self.trace_event(TraceKind::DeadlineMiss, [thread.number(), late, 0, 0]);
+        }
+    }
+
     fn thread_due(&mut self, thread: ThreadId, now: Nanos) {
         let Some(state) = self.threads.get_mut(thread) else { return };
         if state.state == ThreadState::Blocked {
@@ -448,18 +471,20 @@ impl<M: Machine> Kernel<M> {
             return;
         }
         state.sched.reservation.refill(&state.sched.params, now);
+        state.sched.stats.periods += 1;
         self.queue_ready(thread, Entry::Front);
         self.announce(thread);
     }
 }
 
-/// A job ended at `now`: counts it when it was late.
-fn note_job(state: &mut crate::sched::ThreadSched, now: Nanos) {
+/// A job ended at `now`: counts it when it was late, and says by how many nanoseconds.
+fn note_job(state: &mut crate::sched::ThreadSched, now: Nanos) -> u64 {
     let late = now.since(state.reservation.job).0;
     if late > 0 {
         state.stats.misses += 1;
         state.stats.max_lateness = state.stats.max_lateness.max(late);
     }
+    late
 }
 
 /// When the turn of `thread`, which runs on `cpu` from now on, ends.

@@ -10,7 +10,7 @@ use crate::machine::Machine;
 use crate::object::Object;
 use crate::quota::Resource;
 use crate::trace::log::TEXT;
-use crate::trace::{RING, Reader, ReaderId};
+use crate::trace::{RING, Reader, ReaderId, Told};
 
 /// Records that one call looks at at most.
 const LOOK: u64 = 256;
@@ -55,7 +55,7 @@ impl<M: Machine> Kernel<M> {
             only_unit: filter.unit,
             cpus: if filter.cpus == 0 { u64::MAX } else { filter.cpus },
             next,
-            told: false,
+            told: Told::No,
         };
         let Ok(reader) = self.trace.readers.insert(reader) else {
             self.refund(caller.unit, Resource::Kernel, cost);
@@ -128,7 +128,7 @@ impl<M: Machine> Kernel<M> {
         let mut looked = LOOK;
         let mut given = 0;
         if let Some(reader) = self.trace.readers.get_mut(id) {
-            reader.told = false;
+            reader.told = Told::No;
         }
         while given < wanted {
             let Some(record) = self.trace_next(id, &mut looked) else { break };

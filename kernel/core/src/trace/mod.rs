@@ -6,6 +6,8 @@
 mod calls;
 pub(crate) mod log;
 mod record;
+#[cfg(test)]
+mod tests;
 
 use alloc::vec::Vec;
 
@@ -45,8 +47,19 @@ pub struct Reader {
     pub(crate) cpus: u64,
     /// The next record of each processor.
     pub(crate) next: Vec<u64>,
-    /// Its watchers know that there is something.
-    pub(crate) told: bool,
+    /// Whether its watchers know that there is something.
+    pub(crate) told: Told,
+}
+
+/// Whether the watchers of a reader know that there is something to read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Told {
+    /// They do not: there is nothing.
+    No,
+    /// They will before this entry of the kernel ends.
+    Soon,
+    /// They do, and are told again after the next read.
+    Yes,
 }
 
 /// What is counted of the whole system.
@@ -79,6 +92,8 @@ pub struct Counts {
 pub struct Trace {
     /// The kinds that someone reads, by bit.
     pub(crate) kinds: u64,
+    /// A reader is to be told.
+    pub(crate) tells: bool,
     pub(crate) rings: Vec<Ring>,
     pub(crate) readers: Arena<Reader>,
     /// The log.
@@ -100,7 +115,14 @@ impl Trace {
             records.try_reserve_exact(RING).map_err(|_| Full)?;
             rings.push(Ring { records, written: 0 });
         }
-        Ok(Self { kinds: 0, rings, readers: Arena::default(), log: Log::new()?, counts: Counts::default() })
+        Ok(Self {
+            kinds: 0,
+            tells: false,
+            rings,
+            readers: Arena::default(),
+            log: Log::new()?,
+            counts: Counts::default(),
+        })
     }
 
     /// Whether someone reads records of `kind`.

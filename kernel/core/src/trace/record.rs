@@ -2,12 +2,15 @@
 
 use holm_abi::{EventMask, TraceKind, TraceRecord};
 
+use crate::cap::GrantId;
 use crate::event::Source;
 use crate::kernel::Kernel;
 use crate::machine::{CpuId, Machine, Nanos};
+use crate::sched::attention;
 use crate::thread::{ThreadId, ThreadState};
 use crate::time::TimerId;
-use crate::trace::{RING, Reader, ReaderId};
+use crate::trace::{RING, Reader, Told};
+use crate::unit::UnitId;
 
 /// How many readers are told of one record.
 const MAX_READERS: u32 = 16;
@@ -55,17 +58,31 @@ impl<M: Machine> Kernel<M> {
         for _ in 0..MAX_READERS {
             let Some((id, reader)) = self.trace.readers.next_from(from) else { return };
             from = id.index() + 1;
-            if !reader.told && reader.accepts(&record) {
-                self.tell_reader(id);
+            if reader.told == Told::No
+                && reader.accepts(&record)
+                && let Some(reader) = self.trace.readers.get_mut(id)
+            {
+                reader.told = Told::Soon;
+                self.trace.tells = true;
+                self.attend(here, attention::TRACE);
             }
         }
     }
 
-    fn tell_reader(&mut self, id: ReaderId) {
-        if let Some(reader) = self.trace.readers.get_mut(id) {
-            reader.told = true;
+    /// Tells readers of what was recorded in this entry. Not at once: a record may be of a scheduler in the midst of its work,
+    /// and who is told wakes.
+    pub(crate) fn trace_tell(&mut self) {
+        self.trace.tells = false;
+        let mut from = 0;
+        while let Some((id, reader)) = self.trace.readers.next_from(from) {
+            from = id.index() + 1;
+            if reader.told == Told::Soon {
+                if let Some(reader) = self.trace.readers.get_mut(id) {
+                    reader.told = Told::Yes;
+                }
+                self.raise(Source::Trace(id), EventMask::READABLE, 0, 0);
+            }
         }
-        self.raise(Source::Trace(id), EventMask::READABLE, 0, 0);
     }
 
     /// A processor changed to another thread.
@@ -84,6 +101,32 @@ impl<M: Machine> Kernel<M> {
             _ => holm_abi::ThreadState::Runnable,
         };
         self.trace_event(TraceKind::ThreadState, [thread.number(), state as u64, 0, 0]);
+    }
+
+    /// A thread became runnable.
+    #[inline]
+    pub(crate) fn trace_wake(&mut self, thread: ThreadId) {
+        if self.trace.wants(TraceKind::Wake) {
+            let waker = self.sched.cpu(self.sched.here).and_then(|cpu| cpu.current);
+            self.trace_record(TraceKind::Wake, [thread.number(), waker.map_or(0, crate::arena::Id::number), 0, 0]);
+        }
+    }
+
+    /// A unit came into its state.
+    pub(crate) fn trace_unit(&mut self, unit: UnitId) {
+        let Some(entry) = self.units.get(unit) else { return };
+        let data = [unit.number(), entry.state as u64, entry.end.reason as u64, 0];
+        self.trace_event(TraceKind::UnitState, data);
+    }
+
+    /// A capability got into the hands of `to`: granted, derived or transferred by `from`.
+    pub(crate) fn trace_grant(&mut self, grant: GrantId, from: u64, to: UnitId) {
+        if self.trace.wants(TraceKind::CapGrant)
+            && let Some(node) = self.caps.grants.get(grant)
+        {
+            let data = [node.object.number(), from, to.number(), node.rights.bits()];
+            self.trace_record(TraceKind::CapGrant, data);
+        }
     }
 
     /// A timer expired.

@@ -251,6 +251,7 @@ impl<M: Machine> Kernel<M> {
         unit.state = UnitState::Running;
         unit.started = now;
         let mut thread = unit.threads.first();
+        self.trace_unit(id);
         while let Some(next) = thread {
             thread = self.units.get(id).and_then(|unit| unit.threads.after(&self.threads, next));
             self.thread_start(next)?;
@@ -293,6 +294,7 @@ impl<M: Machine> Kernel<M> {
             for grant in parcel.grants() {
                 self.cap_repay(grant, to);
                 let put = self.cap_put(to, grant);
+                self.trace_grant(grant, from.number(), to);
                 debug_assert!(put.is_some(), "room was reserved");
             }
         }

@@ -70,6 +70,7 @@ impl<M: Machine> Kernel<M> {
         unit.teardown.phase = Phase::Threads;
         // The end keeps the record until it is over.
         unit.references += 1;
+        self.trace_unit(id);
         match self.dying_units.last.replace(id).and_then(|last| self.units.get_mut(last)) {
             Some(last) => last.teardown.next = Some(id),
             None => self.dying_units.first = Some(id),
@@ -95,7 +96,7 @@ impl<M: Machine> Kernel<M> {
                     0 | 4 | 16 | 19 => ExitReason::Arithmetic,
                     1 | 3 => ExitReason::Breakpoint,
                     6 => ExitReason::IllegalInstruction,
-                    12 | 13 | 17 => ExitReason::MemoryFault,
+                    12 | 17 => ExitReason::MemoryFault,
                     _ => ExitReason::Exception,
                 };
                 (reason, 0, i64::from(vector))
@@ -194,6 +195,7 @@ impl<M: Machine> Kernel<M> {
     fn unit_over(&mut self, id: UnitId) {
         let Some(unit) = self.units.get_mut(id) else { return };
         unit.state = if unit.end.is_orderly() { UnitState::Stopped } else { UnitState::Failed };
+        self.trace_unit(id);
         let (mask, data0, data1) = self.unit_end_event(id);
         self.raise(Source::Unit(id), mask, data0, data1);
     }

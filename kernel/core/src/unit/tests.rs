@@ -108,6 +108,25 @@ fn a_boot_that_cannot_be_says_what_is_wrong() {
 }
 
 #[test]
+fn what_the_processor_refuses_is_told_as_what_it_is() {
+    let (mut kernel, root) = boot();
+    for (vector, reason) in [
+        (0, ExitReason::Arithmetic),
+        (3, ExitReason::Breakpoint),
+        (6, ExitReason::IllegalInstruction),
+        (13, ExitReason::Exception),
+        (19, ExitReason::Arithmetic),
+    ] {
+        let unit = child(&mut kernel, root, spec()).unwrap();
+        kernel.unit_run(unit).unwrap();
+        let thread = first_thread(&kernel, unit);
+        kernel.user_fault(CpuId(0), thread, Fault::Exception { vector, code: 0 });
+        let end = kernel.units.get(unit).unwrap().end;
+        assert_eq!((end.reason, end.code), (reason, i64::from(vector)));
+    }
+}
+
+#[test]
 fn a_unit_that_ends_gives_everything_back_and_says_why() {
     let (mut kernel, root) = boot();
     // What all units share is made before the count.

@@ -132,11 +132,11 @@ impl For {
     }
 }
 
-/// Builds the kernel and the boot archive.
+/// Builds the kernel and the boot archives; in that of the tests the fuzzer makes `fuzz_calls` calls.
 ///
 /// # Errors
 /// When something does not build; the message ends with the compiler's last lines.
-pub(crate) fn all(profile: Profile, measure: Measure) -> Result<Built> {
+pub(crate) fn all(profile: Profile, measure: Measure, fuzz_calls: u64) -> Result<Built> {
     let measured = if measure == Measure::Yes { "-measured" } else { "" };
     let folder = target().join("holm-kernel").join(format!("{}{measured}", profile.name()));
     fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
@@ -166,7 +166,7 @@ pub(crate) fn all(profile: Profile, measure: Measure) -> Result<Built> {
     Ok(Built {
         kernel,
         archive: archive("boot.cpio", SHELL)?,
-        tests: archive("tests.cpio", &only("tests run"))?,
+        tests: archive("tests.cpio", &format!("{}env FUZZ_CALLS={fuzz_calls}\n", only("tests run")))?,
         bench: archive("bench.cpio", &only("tests bench"))?,
     })
 }
@@ -201,7 +201,10 @@ fn executables(messages: &str) -> Vec<PathBuf> {
     found
 }
 
-/// Clippy over what the workspace's own run cannot see: the kernel and the programs as they are built.
+/// What is the same on every machine, and is tested on the host.
+const CORE: [&str; 4] = ["--package", "holm-abi", "--package", "holm-kernel-core"];
+
+/// Clippy over the core, and over what the workspace's own run cannot see: the kernel and the programs as they are built.
 ///
 /// # Errors
 /// The warnings.
@@ -211,6 +214,8 @@ pub(crate) fn lints() -> Result<()> {
     let mut programs = For::Kernel.cargo("clippy");
     programs.args(PROGRAMS.iter().flat_map(|package| ["--package", package]));
     output(programs.args(["--no-deps", "--bins", "--", "-D", "warnings"]))?;
+    let mut core = command(&workspace(), cargo(), &["clippy", "--quiet", "--no-deps", "--all-targets"]);
+    output(core.args(CORE).args(["--", "-D", "warnings"]))?;
     Ok(())
 }
 
@@ -219,8 +224,7 @@ pub(crate) fn lints() -> Result<()> {
 /// # Errors
 /// What failed.
 pub(crate) fn host_tests() -> Result<()> {
-    let packages = ["--package", "holm-abi", "--package", "holm-kernel-core"];
-    output(command(&workspace(), cargo(), &["test", "--quiet"]).args(packages)).map(drop)
+    output(command(&workspace(), cargo(), &["test", "--quiet"]).args(CORE)).map(drop)
 }
 
 #[cfg(test)]

@@ -25,6 +25,9 @@ use build::{Built, Profile};
 use check::Outcome;
 use qemu::Machine;
 
+/// Random calls of the fuzzer unless more are asked for: translated, a million take minutes.
+const FUZZ_CALLS: u64 = 100_000;
+
 /// What can be done with the kernel.
 #[derive(Debug, Subcommand)]
 pub enum Task {
@@ -36,6 +39,9 @@ pub enum Task {
     Test {
         /// Which of them; all when none is named
         parts: Vec<Part>,
+        /// Random calls that the fuzzer makes in each boot of the programs
+        #[arg(long, default_value_t = FUZZ_CALLS)]
+        fuzz_calls: u64,
     },
 }
 
@@ -83,20 +89,20 @@ pub struct RunOptions {
 pub fn run(task: &Task) -> Result<ExitCode> {
     match task {
         Task::Build(options) => {
-            let built = build::all(options.profile, build::Measure::No)?;
+            let built = build::all(options.profile, build::Measure::No, FUZZ_CALLS)?;
             let size = std::fs::metadata(&built.kernel)?.len();
             println!("{} ({} KiB)\n{}", built.kernel.display(), size / 1024, built.archive.display());
             Ok(ExitCode::SUCCESS)
         }
         Task::Run(options) => {
-            let built = build::all(options.build.profile, build::Measure::No)?;
+            let built = build::all(options.build.profile, build::Measure::No, FUZZ_CALLS)?;
             let machine = Machine { cpus: options.cpus, memory_mib: options.memory, ..Machine::of(&built) };
             let status = machine.with_command_line(&options.command_line).interactive()?;
             Ok(if status == qemu::ENDED_WELL { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
-        Task::Test { parts } => {
+        Task::Test { parts, fuzz_calls } => {
             let all = [Part::Lints, Part::Host, Part::Boots, Part::Programs];
-            let outcome = test(if parts.is_empty() { &all } else { parts })?;
+            let outcome = test_with(if parts.is_empty() { &all } else { parts }, *fuzz_calls)?;
             println!("{} passed, {} failed", outcome.passed, outcome.failed);
             Ok(if outcome.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
@@ -108,6 +114,11 @@ pub fn run(task: &Task) -> Result<ExitCode> {
 /// # Errors
 /// When something does not build or QEMU cannot be started.
 pub(crate) fn test(parts: &[Part]) -> Result<Outcome> {
+    test_with(parts, FUZZ_CALLS)
+}
+
+/// As [`test`], with a number of random calls.
+fn test_with(parts: &[Part], fuzz_calls: u64) -> Result<Outcome> {
     let mut outcome = Outcome::default();
     if parts.contains(&Part::Lints) {
         outcome.note("kernel lints", build::lints());
@@ -116,7 +127,7 @@ pub(crate) fn test(parts: &[Part]) -> Result<Outcome> {
         outcome.note("host tests of the core", build::host_tests());
     }
     if parts.contains(&Part::Boots) || parts.contains(&Part::Programs) {
-        let built = build::all(Profile::Dev, build::Measure::Yes)?;
+        let built = build::all(Profile::Dev, build::Measure::Yes, fuzz_calls)?;
         if parts.contains(&Part::Boots) {
             boots::check(&built, &mut outcome)?;
         }
@@ -134,5 +145,5 @@ pub(crate) fn test(parts: &[Part]) -> Result<Outcome> {
 /// # Errors
 /// When it does not build.
 pub(crate) fn for_measuring(measure: build::Measure) -> Result<Built> {
-    build::all(Profile::Standard, measure)
+    build::all(Profile::Standard, measure, FUZZ_CALLS)
 }
