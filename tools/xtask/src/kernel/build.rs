@@ -167,7 +167,7 @@ pub(crate) fn all(profile: Profile, measure: Measure) -> Result<Built> {
         kernel,
         archive: archive("boot.cpio", SHELL)?,
         tests: archive("tests.cpio", &only("tests run"))?,
-        bench: archive("bench.cpio", &only("tests bench"))?,
+        bench: archive("bench.cpio", &only("bench"))?,
     })
 }
 
