@@ -167,7 +167,7 @@ pub(crate) fn all(profile: Profile, measure: Measure, fuzz_calls: u64) -> Result
         kernel,
         archive: archive("boot.cpio", SHELL)?,
         tests: archive("tests.cpio", &format!("{}env FUZZ_CALLS={fuzz_calls}\n", only("tests run")))?,
-        bench: archive("bench.cpio", &only("tests bench"))?,
+        bench: archive("bench.cpio", &only("bench"))?,
     })
 }
 
