@@ -25,8 +25,8 @@ use build::{Built, Profile};
 use check::Outcome;
 use qemu::Machine;
 
-/// Random calls of the fuzzer unless more are asked for: translated, a million take minutes.
-const FUZZ_CALLS: u64 = 100_000;
+/// Random calls of the fuzzer unless another number is asked for.
+const FUZZ_CALLS: u64 = 1_000_000;
 
 /// What can be done with the kernel.
 #[derive(Debug, Subcommand)]
