@@ -201,8 +201,8 @@ impl Machine for SimMachine {
         };
         // One table frame for every 2 MiB, as the last level of a real machine takes.
         let table = address >> 21;
-        if !tables.contains_key(&table) {
-            tables.insert(table, pool.take().ok_or(NoFrames)?);
+        if let std::collections::btree_map::Entry::Vacant(missing) = tables.entry(table) {
+            missing.insert(pool.take().ok_or(NoFrames)?);
         }
         mappings.insert(address, (frame, rights));
         Ok(())

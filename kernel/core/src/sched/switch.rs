@@ -171,7 +171,7 @@ impl<M: Machine> Kernel<M> {
         {
             thread.sched.stats.throttles += 1;
         }
-        let Some(thread) = self.threads.get_mut(current) else { return None };
+        let thread = self.threads.get_mut(current)?;
         if let Some(home) = thread.sched.moves_to.take() {
             self.rebase(current, home);
         } else if !thread.sched.allows(cpu) && thread.sched.class != Class::Edf {
