@@ -13,6 +13,7 @@ pub mod demo;
 mod deny;
 pub mod guest;
 pub mod images;
+pub mod kernel;
 pub mod morpheus;
 pub mod registry;
 pub mod site;

@@ -2,8 +2,10 @@
 
 #![forbid(unsafe_code)]
 
+use std::process::ExitCode;
+
 use clap::{Parser, Subcommand};
-use xtask::{bench, build, demo, morpheus, test};
+use xtask::{bench, build, demo, kernel, morpheus, test};
 
 /// Tools for developing Holm
 #[derive(Debug, Parser)]
@@ -22,12 +24,15 @@ enum Task {
     /// Measure, and say what is reached of what should be
     #[command(subcommand)]
     Bench(Bench),
+    /// The Holm kernel: build it, run it, test it
+    #[command(subcommand)]
+    Kernel(kernel::Task),
     /// Test the parts of Morpheus that cargo does not test
     #[command(subcommand)]
     Morpheus(Morpheus),
     /// Run every test, or the named stages
     Test {
-        /// Stages: format, lints, dependencies, docs, tests, python, end-to-end
+        /// Stages: format, lints, dependencies, docs, tests, kernel, python, end-to-end
         stages: Vec<String>,
     },
 }
@@ -36,6 +41,8 @@ enum Task {
 enum Bench {
     /// The platform: deployments, ingress, image builds, `holm status`, memory
     Platform(bench::Options),
+    /// The kernel: guest instructions of its paths, boot, size
+    Kernel(bench::kernel::Options),
     /// Morpheus: checkpoints, and what observing costs others (as root)
     Morpheus(bench::morpheus::Options),
 }
@@ -46,17 +53,19 @@ enum Morpheus {
     Python,
 }
 
-fn main() -> anyhow::Result<()> {
+fn main() -> anyhow::Result<ExitCode> {
     match Arguments::parse().task {
-        Task::Demo(options) => demo::run(&options),
-        Task::Dist => build::dist(),
-        Task::Bench(Bench::Platform(options)) => bench::platform(&options),
-        Task::Bench(Bench::Morpheus(options)) => bench::morpheus::run(&options),
+        Task::Demo(options) => demo::run(&options)?,
+        Task::Dist => build::dist()?,
+        Task::Bench(Bench::Platform(options)) => bench::platform(&options)?,
+        Task::Bench(Bench::Morpheus(options)) => bench::morpheus::run(&options)?,
+        Task::Bench(Bench::Kernel(options)) => return bench::kernel::run(&options),
+        Task::Kernel(task) => return kernel::run(&task),
         Task::Morpheus(Morpheus::Python) => {
             let outcome = morpheus::python::test()?;
             anyhow::ensure!(outcome.failed == 0, "{} of the wheel's tests failed", outcome.failed);
-            Ok(())
         }
-        Task::Test { stages } => test::run(&stages),
+        Task::Test { stages } => test::run(&stages)?,
     }
+    Ok(ExitCode::SUCCESS)
 }

@@ -9,6 +9,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 
 use crate::command::command;
+use crate::kernel::{self, Part, check::Outcome};
 use crate::workspace::{cache, cargo, workspace};
 use crate::{debian, deny, morpheus};
 
@@ -36,7 +37,7 @@ struct Stage {
     run: fn(&Path) -> Result<Count>,
 }
 
-const STAGES: [Stage; 7] = [
+const STAGES: [Stage; 8] = [
     Stage { name: "format", run: |root| check(root, &["fmt", "--all", "--check"]) },
     Stage {
         name: "lints",
@@ -47,6 +48,14 @@ const STAGES: [Stage; 7] = [
     Stage {
         name: "tests",
         run: |root| tests(root, &["--workspace", "--exclude", "holm-e2e", "--exclude", "morpheus-e2e"]),
+    },
+    // The core's tests on the host are in `tests`.
+    Stage {
+        name: "kernel",
+        run: |_| {
+            let Outcome { passed, failed } = kernel::test(&[Part::Lints, Part::Boots, Part::Programs])?;
+            Ok(Count { passed, failed })
+        },
     },
     Stage { name: "python", run: |_| python() },
     Stage {

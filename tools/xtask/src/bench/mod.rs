@@ -12,6 +12,7 @@
 //! | `ingress` | the ingress beside HAProxy |
 //! | `image` | image builds beside umoci and mkfs.erofs |
 //! | `morpheus` | what Morpheus costs; the rest is the platform's |
+//! | `kernel` | `cargo xtask bench kernel`: the kernel's paths in guest instructions, its boot and size |
 //! | `crowd` | `holm status` and the host's memory with 20 instances |
 //!
 //! What is measured runs in release builds; this program only starts it and looks on.
@@ -21,6 +22,7 @@ mod deploy;
 mod image;
 mod ingress;
 mod installation;
+pub mod kernel;
 mod machine;
 pub mod morpheus;
 mod reach;

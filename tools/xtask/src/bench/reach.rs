@@ -1,4 +1,4 @@
-//! What each figure should reach: `bench/platform.toml`, `bench/morpheus.toml`.
+//! What each figure should reach: `bench/platform.toml`, `bench/morpheus.toml`, `bench/kernel.toml`.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -61,7 +61,7 @@ impl Reaches {
 
     /// The figure `name`.
     pub(super) fn of(&self, name: &str) -> Result<&Reach> {
-        self.0.get(name).with_context(|| format!("no limit says what {name} should reach"))
+        self.0.get(name).with_context(|| format!("the file of limits does not say what {name} should reach"))
     }
 }
 

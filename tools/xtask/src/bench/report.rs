@@ -12,7 +12,7 @@ use super::samples::Samples;
 /// One figure as it was measured.
 #[derive(Debug)]
 pub(super) struct Measured {
-    /// Its name in `bench/platform.toml` or `bench/morpheus.toml`.
+    /// Its name in the file of limits.
     pub(super) name: &'static str,
     /// The value that is held against its limit, in the unit of the limit.
     pub(super) value: f64,
@@ -40,6 +40,11 @@ impl Report {
     ) -> Result<Self> {
         let figures = measured.into_iter().map(|one| Ok((reaches.of(one.name)?.clone(), one)));
         Ok(Self { schema, machine, figures: figures.collect::<Result<_>>()? })
+    }
+
+    /// How many figures are not reached.
+    pub(super) fn not_reached(&self) -> usize {
+        self.figures.iter().filter(|(reach, one)| !reach.is_reached_by(one.value)).count()
     }
 
     /// The table, in Markdown.

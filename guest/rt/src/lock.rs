@@ -1,0 +1,3 @@
+//! A lock for the threads of one unit.
+
+pub use crate::sys::{Guard, Mutex};

@@ -1,0 +1,416 @@
+//! The bounded queue of messages to one end of a channel. All its memory is taken when the channel is made.
+//!
+//! A message is a header in a slot and its payload in a chain of blocks. Slots hang in lanes, one per priority (or one in
+//! all), first in, first out. A call takes a slot and no blocks: its payload stays with the caller, who waits.
+
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+
+use holm_abi::{DropPolicy, Error};
+
+use super::check::Header;
+
+/// No slot, no block.
+const END: u32 = u32::MAX;
+
+/// Priorities of messages.
+pub(crate) const PRIORITIES: usize = holm_abi::limits::PRIORITIES as usize;
+
+#[derive(Debug, Clone)]
+struct Slot {
+    header: Header,
+    /// The first block of the payload, and the bytes that count: 0 for a call, whose payload is elsewhere.
+    block: u32,
+    size: u32,
+    /// The lane it is in.
+    lane: u8,
+    /// In its lane, or in the list of free slots.
+    next: u32,
+    previous: u32,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Lane {
+    first: u32,
+    last: u32,
+}
+
+/// What a queue was made with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Limits {
+    /// Bytes of a message at most.
+    pub(crate) message: u32,
+    /// Messages at most.
+    pub(crate) messages: u32,
+    /// Bytes at most.
+    pub(crate) bytes: u64,
+}
+
+/// The queue to one end.
+#[derive(Debug)]
+pub(crate) struct Inbox {
+    made: Limits,
+    /// Messages queued at most now.
+    pub(crate) max_messages: u32,
+    /// Bytes queued at most now.
+    pub(crate) max_bytes: u64,
+    /// What happens when it is full.
+    pub(crate) policy: DropPolicy,
+    /// Messages queued, calls included.
+    pub(crate) messages: u32,
+    /// Bytes queued.
+    pub(crate) bytes: u64,
+    /// Messages sent to here so far, received here, dropped.
+    pub(crate) sent: u64,
+    pub(crate) received: u64,
+    pub(crate) dropped: u64,
+    /// Bit of each lane that is not empty.
+    lanes_used: u32,
+    lanes: Box<[Lane]>,
+    slots: Box<[Slot]>,
+    free_slot: u32,
+    blocks: Box<[u8]>,
+    chains: Box<[u32]>,
+    free_block: u32,
+    /// Bytes of a block, as a power of two.
+    block_shift: u32,
+}
+
+/// A slot with room for a payload, not queued yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub(crate) struct Reserved {
+    pub(crate) slot: u32,
+}
+
+fn filled<T: Clone>(count: usize, value: T) -> Result<Box<[T]>, Error> {
+    let mut list = Vec::new();
+    list.try_reserve_exact(count).map_err(|_| Error::NoMemory)?;
+    list.resize(count, value);
+    Ok(list.into_boxed_slice())
+}
+
+impl Limits {
+    /// Small messages take one block each; long ones a chain of blocks of 1 KiB.
+    fn block_shift(self) -> u32 {
+        self.message.next_power_of_two().trailing_zeros().clamp(5, 10)
+    }
+
+    /// A message wastes less than a block, so this many are enough whatever the lengths are.
+    fn blocks(self) -> usize {
+        let full = (self.bytes >> self.block_shift()) as usize + self.messages as usize;
+        let per_message = (u64::from(self.message).div_ceil(1 << self.block_shift())) as usize;
+        full.min(per_message * self.messages as usize)
+    }
+
+    /// Bytes of kernel memory that a queue takes.
+    pub(crate) fn kernel_bytes(self, by_priority: bool) -> u64 {
+        let lanes = if by_priority { PRIORITIES } else { 1 };
+        let blocks = self.blocks() * ((1 << self.block_shift()) + size_of::<u32>());
+        (lanes * size_of::<Lane>() + self.messages as usize * size_of::<Slot>() + blocks) as u64
+    }
+}
+
+impl Inbox {
+    /// Makes a queue.
+    ///
+    /// # Errors
+    /// [`Error::NoMemory`].
+    pub(crate) fn new(made: Limits, policy: DropPolicy, by_priority: bool) -> Result<Self, Error> {
+        let lanes = if by_priority { PRIORITIES } else { 1 };
+        let blocks = made.blocks();
+        let empty = Slot { header: Header::default(), block: END, size: 0, lane: 0, next: END, previous: END };
+        let mut slots = filled(made.messages as usize, empty)?;
+        let count = slots.len() as u32;
+        for (at, slot) in (1..).zip(slots.iter_mut()) {
+            slot.next = if at == count { END } else { at };
+        }
+        let mut chains = filled(blocks, END)?;
+        for (at, next) in (1..).zip(chains.iter_mut()) {
+            *next = if at == blocks as u32 { END } else { at };
+        }
+        Ok(Self {
+            made,
+            max_messages: made.messages,
+            max_bytes: made.bytes,
+            policy,
+            messages: 0,
+            bytes: 0,
+            sent: 0,
+            received: 0,
+            dropped: 0,
+            lanes_used: 0,
+            lanes: filled(lanes, Lane { first: END, last: END })?,
+            free_slot: if slots.is_empty() { END } else { 0 },
+            slots,
+            blocks: filled(blocks << made.block_shift(), 0)?,
+            free_block: if blocks == 0 { END } else { 0 },
+            chains,
+            block_shift: made.block_shift(),
+        })
+    }
+
+    /// What it was made with.
+    pub(crate) const fn made(&self) -> Limits {
+        self.made
+    }
+
+    /// Whether a message of `length` bytes fits now.
+    #[inline]
+    pub(crate) const fn fits(&self, length: u32) -> bool {
+        self.messages < self.max_messages && self.bytes + length as u64 <= self.max_bytes
+    }
+
+    /// Takes a slot, and blocks for `length` bytes. It counts at once; [`Inbox::push`] or [`Inbox::cancel`] follows.
+    /// `None` when it does not fit.
+    pub(crate) fn reserve(&mut self, length: u32) -> Option<Reserved> {
+        if !self.fits(length) {
+            return None;
+        }
+        let index = self.free_slot;
+        let slot = self.slots.get_mut(index as usize)?;
+        let next_free = slot.next;
+        let mut first = END;
+        if length > 0 {
+            first = self.free_block;
+            let mut last = first;
+            let blocks = (length as usize).div_ceil(1 << self.block_shift);
+            for _ in 1..blocks {
+                last = *self.chains.get(last as usize)?;
+            }
+            let after = self.chains.get_mut(last as usize)?;
+            self.free_block = core::mem::replace(after, END);
+        }
+        slot.block = first;
+        slot.size = length;
+        self.free_slot = next_free;
+        self.messages += 1;
+        self.bytes += u64::from(length);
+        Some(Reserved { slot: index })
+    }
+
+    /// Gives a slot back that was not queued.
+    pub(crate) fn cancel(&mut self, reserved: Reserved) {
+        self.free(reserved.slot);
+    }
+
+    fn free(&mut self, index: u32) {
+        let free_slot = self.free_slot;
+        let Some(slot) = self.slots.get_mut(index as usize) else { return };
+        let first = core::mem::replace(&mut slot.block, END);
+        let size = core::mem::take(&mut slot.size);
+        slot.next = free_slot;
+        self.free_slot = index;
+        if first != END {
+            let mut last = first;
+            while let Some(next) = self.chains.get(last as usize).copied().filter(|next| *next != END) {
+                last = next;
+            }
+            if let Some(end) = self.chains.get_mut(last as usize) {
+                *end = self.free_block;
+                self.free_block = first;
+            }
+        }
+        self.messages -= 1;
+        self.bytes -= u64::from(size);
+    }
+
+    /// Queues a message whose payload is in place. Answers its slot.
+    pub(crate) fn push(&mut self, reserved: Reserved, header: Header) -> u32 {
+        let lane_index = if self.lanes.len() == 1 { 0 } else { usize::from(header.priority) % PRIORITIES };
+        let Some(lane) = self.lanes.get_mut(lane_index) else { return END };
+        let last = core::mem::replace(&mut lane.last, reserved.slot);
+        if last == END {
+            lane.first = reserved.slot;
+            self.lanes_used |= 1 << lane_index;
+        }
+        if let Some(before) = self.slots.get_mut(last as usize) {
+            before.next = reserved.slot;
+        }
+        if let Some(slot) = self.slots.get_mut(reserved.slot as usize) {
+            slot.next = END;
+            slot.previous = last;
+            slot.header = header;
+            slot.lane = lane_index as u8;
+        }
+        self.sent += 1;
+        reserved.slot
+    }
+
+    /// The slot of the message to receive next.
+    #[inline]
+    pub(crate) fn first(&self) -> Option<u32> {
+        if self.lanes_used == 0 {
+            return None;
+        }
+        self.lanes.get(31 - self.lanes_used.leading_zeros() as usize).map(|lane| lane.first)
+    }
+
+    /// The oldest message of the lowest priority that is no call: the one to drop.
+    ///
+    /// Walks over calls at most; their number is bounded by the queue's length.
+    pub(crate) fn droppable(&self) -> Option<u32> {
+        let mut lanes = self.lanes_used;
+        while lanes != 0 {
+            let mut at = self.lanes.get(lanes.trailing_zeros() as usize)?.first;
+            while let Some(slot) = self.slots.get(at as usize) {
+                if slot.header.caller.is_none() {
+                    return Some(at);
+                }
+                at = slot.next;
+            }
+            lanes &= lanes - 1;
+        }
+        None
+    }
+
+    /// The header of a queued message.
+    pub(crate) fn header(&self, slot: u32) -> Option<&Header> {
+        self.slots.get(slot as usize).map(|slot| &slot.header)
+    }
+
+    /// Takes a message out of the queue and gives its memory back.
+    pub(crate) fn remove(&mut self, index: u32) -> Option<Header> {
+        let slot = self.slots.get_mut(index as usize)?;
+        let (next, previous) = (slot.next, slot.previous);
+        let header = core::mem::take(&mut slot.header);
+        let lane_index = usize::from(slot.lane);
+        if let Some(before) = self.slots.get_mut(previous as usize) {
+            before.next = next;
+        }
+        if let Some(after) = self.slots.get_mut(next as usize) {
+            after.previous = previous;
+        }
+        let lane = self.lanes.get_mut(lane_index)?;
+        if previous == END {
+            lane.first = next;
+        }
+        if next == END {
+            lane.last = previous;
+        }
+        if lane.first == END {
+            self.lanes_used &= !(1 << lane_index);
+        }
+        self.free(index);
+        Some(header)
+    }
+
+    /// Where the payload of a message lies: its first `length` bytes at most.
+    pub(crate) fn cursor(&self, slot: u32, length: u32) -> Cursor {
+        match self.slots.get(slot as usize) {
+            Some(slot) => Cursor { block: slot.block, left: slot.size.min(length) as usize },
+            None => Cursor { block: END, left: 0 },
+        }
+    }
+
+    /// The next piece of a payload: its place in the bytes of [`Inbox::lend`].
+    #[inline]
+    pub(crate) fn advance(&self, cursor: &mut Cursor) -> Option<core::ops::Range<usize>> {
+        if cursor.left == 0 {
+            return None;
+        }
+        let start = (cursor.block as usize) << self.block_shift;
+        let size = cursor.left.min(1 << self.block_shift);
+        cursor.left -= size;
+        cursor.block = self.chains.get(cursor.block as usize).copied()?;
+        Some(start..start + size)
+    }
+
+    /// The bytes of all blocks, to copy to or from while the kernel is used otherwise. They are to be given back.
+    #[inline]
+    pub(crate) fn lend(&mut self) -> Box<[u8]> {
+        core::mem::take(&mut self.blocks)
+    }
+
+    /// Takes the bytes of all blocks back.
+    #[inline]
+    pub(crate) fn give_back(&mut self, blocks: Box<[u8]>) {
+        self.blocks = blocks;
+    }
+}
+
+/// How far the copy of a payload came.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Cursor {
+    block: u32,
+    left: usize,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::VecDeque;
+
+    fn header(priority: u8, length: u32, sequence: u64) -> Header {
+        Header { priority, length, sequence, ..Header::default() }.sealed()
+    }
+
+    proptest! {
+        #[test]
+        fn messages_come_out_whole_in_order_of_priority_and_age(
+            by_priority: bool,
+            message in 1u32..5000,
+            messages in 1u32..9,
+            bytes in 1u64..20_000,
+            steps in proptest::collection::vec((0u8..6, any::<u16>(), 0u8..32), 0..200),
+        ) {
+            let limits = Limits { message, messages, bytes };
+            let mut inbox = Inbox::new(limits, DropPolicy::Block, by_priority).unwrap();
+            let mut model: Vec<VecDeque<(u64, Vec<u8>)>> = std::vec![VecDeque::new(); 32];
+            for (number, (step, which, priority)) in steps.into_iter().enumerate() {
+                let sequence = number as u64;
+                let queued: usize = model.iter().map(VecDeque::len).sum();
+                let size: usize = model.iter().flatten().map(|(_, bytes)| bytes.len()).sum();
+                prop_assert_eq!((inbox.messages as usize, inbox.bytes as usize), (queued, size));
+                let lane = if by_priority { usize::from(priority) } else { 0 };
+                match step {
+                    0..=2 => {
+                        let length = u32::from(which) % (message + 1);
+                        let fits = queued < messages as usize && size as u64 + u64::from(length) <= bytes;
+                        let reserved = inbox.reserve(length);
+                        prop_assert_eq!(reserved.is_some(), fits);
+                        let Some(reserved) = reserved else { continue };
+                        let payload: Vec<u8> = (0..length).map(|at| (at as u64 * 7 + sequence) as u8).collect();
+                        let mut cursor = inbox.cursor(reserved.slot, u32::MAX);
+                        let mut blocks = inbox.lend();
+                        let mut at = 0;
+                        while let Some(piece) = inbox.advance(&mut cursor) {
+                            let length = piece.len();
+                            blocks[piece].copy_from_slice(&payload[at..at + length]);
+                            at += length;
+                        }
+                        prop_assert_eq!(at, payload.len());
+                        inbox.give_back(blocks);
+                        if step == 2 {
+                            inbox.cancel(reserved);
+                        } else {
+                            inbox.push(reserved, header(priority, length, sequence));
+                            model[lane].push_back((sequence, payload));
+                        }
+                    }
+                    3..=4 => {
+                        let expected = model.iter_mut().rev().find_map(VecDeque::pop_front);
+                        let first = inbox.first();
+                        prop_assert_eq!(first.is_some(), expected.is_some());
+                        let (Some(first), Some((sequence, payload))) = (first, expected) else { continue };
+                        let mut got = Vec::new();
+                        let mut cursor = inbox.cursor(first, u32::MAX);
+                        let blocks = inbox.lend();
+                        while let Some(piece) = inbox.advance(&mut cursor) {
+                            got.extend_from_slice(&blocks[piece]);
+                        }
+                        inbox.give_back(blocks);
+                        prop_assert_eq!(got, payload);
+                        prop_assert_eq!(inbox.remove(first).unwrap().sequence, sequence);
+                    }
+                    _ => {
+                        let expected = model.iter_mut().find_map(VecDeque::pop_front);
+                        let dropped = inbox.droppable().map(|slot| inbox.remove(slot).unwrap().sequence);
+                        prop_assert_eq!(dropped, expected.map(|(sequence, _)| sequence));
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! The entries of the kernel: what the machine layer calls. Each runs with interrupts off and says what comes next.
+
+use holm_abi::{Error, TraceKind};
+
+use crate::caller::{Answer, Caller, Outcome};
+use crate::kernel::{Fault, Kernel, Next};
+use crate::machine::{CpuId, Machine, Nanos};
+use crate::sched::attention;
+use crate::thread::ThreadId;
+
+/// Bytes of the `syscall` instruction: a call that is to be made again goes back by as many.
+const SYSCALL_BYTES: u64 = 2;
+
+impl<M: Machine> Kernel<M> {
+    /// The thread on `cpu` made a system call; its registers say which.
+    pub fn system_call(&mut self, cpu: CpuId) -> Next {
+        let Some(current) = self.arrive(cpu) else { return self.leave(cpu) };
+        let pressed = match self.sched.cpu_mut(cpu) {
+            Some(entry) => {
+                entry.syscalls += 1;
+                entry.attention != 0
+            }
+            None => return Next::Idle,
+        };
+        let Some(thread) = self.threads.get_mut(current) else { return self.leave(cpu) };
+        thread.syscalls = thread.syscalls.wrapping_add(1);
+        if pressed && thread.sched.doomed.is_some() {
+            // Another processor ended the thread: it does nothing more.
+            return self.leave(cpu);
+        }
+        if self.restricted_active(current) {
+            self.restricted_system_call(cpu, current);
+            return self.leave(cpu);
+        }
+        let Some(thread) = self.threads.get(current) else { return self.leave(cpu) };
+        let number = thread.registers.rax;
+        let caller = Caller { cpu, thread: current, unit: thread.unit };
+        if self.trace.wants(TraceKind::SyscallEnter) {
+            let registers = &thread.registers;
+            let data = [number, registers.rdi, registers.rsi, registers.rdx];
+            self.trace_event(TraceKind::SyscallEnter, data);
+        }
+        let answer = self.dispatch(caller, number);
+        self.answer(caller, number, answer);
+        self.background(cpu);
+        self.leave(cpu)
+    }
+
+    /// Writes the result of a system call into its thread.
+    #[inline]
+    fn answer(&mut self, caller: Caller, number: u64, answer: Answer) {
+        if self.trace.wants(TraceKind::SyscallExit) {
+            let result = match answer {
+                Ok(Outcome::Done(value)) => value,
+                Err(error) => error.register(),
+                Ok(_) => 0,
+            };
+            self.trace_event(TraceKind::SyscallExit, [number, result, 0, 0]);
+        }
+        let result = match answer {
+            Ok(Outcome::Done(value)) => value,
+            Err(error) => {
+                if self.config.log_verbose && error != Error::WouldBlock {
+                    self.log_refusal(caller, number, error);
+                }
+                error.register()
+            }
+            Ok(Outcome::Again) => {
+                if let Some(thread) = self.threads.get_mut(caller.thread) {
+                    thread.registers.rip = thread.registers.rip.wrapping_sub(SYSCALL_BYTES);
+                    thread.registers.rax = number;
+                }
+                return;
+            }
+            Ok(Outcome::Blocked | Outcome::Registers | Outcome::Ended) => return,
+        };
+        if let Some(thread) = self.threads.get_mut(caller.thread) {
+            thread.registers.rax = result;
+        }
+    }
+
+    /// The thread on `cpu` did what it cannot go on after, or touched a page that is not there yet.
+    pub fn fault(&mut self, cpu: CpuId, fault: Fault) -> Next {
+        let Some(current) = self.arrive(cpu) else { return self.leave(cpu) };
+        self.user_fault(cpu, current, fault);
+        self.end_with_unit(current);
+        self.background(cpu);
+        self.leave(cpu)
+    }
+
+    /// The timer of `cpu` fired.
+    pub fn timer(&mut self, cpu: CpuId) -> Next {
+        self.arrive(cpu);
+        if let Some(entry) = self.sched.cpu_mut(cpu) {
+            entry.armed = Nanos::NEVER;
+            entry.timer_entries += 1;
+        }
+        self.expire(cpu);
+        self.background(cpu);
+        self.sampled_check(cpu);
+        self.leave(cpu)
+    }
+
+    /// Another processor, or the kernel on it, made `cpu` look at its queues.
+    pub fn kicked(&mut self, cpu: CpuId) -> Next {
+        self.arrive(cpu);
+        if let Some(entry) = self.sched.cpu_mut(cpu) {
+            entry.kick_entries += 1;
+            entry.attention |= attention::TIMER;
+        }
+        self.background(cpu);
+        self.leave(cpu)
+    }
+
+    /// A byte came in on the console.
+    pub fn console_input(&mut self, cpu: CpuId, byte: u8) -> Next {
+        self.arrive(cpu);
+        self.console_byte(byte);
+        self.leave(cpu)
+    }
+
+    /// A thread whose unit is ending runs no further.
+    fn end_with_unit(&mut self, thread: ThreadId) {
+        let Some(unit) = self.threads.get(thread).and_then(|thread| self.units.get(thread.unit)) else { return };
+        if unit.has_ended() {
+            let (code, reason) = (unit.end.code, unit.end.reason);
+            self.thread_end(thread, code, reason);
+        }
+    }
+
+    /// A step of the work that waits. When there is more the timer brings `cpu` back for it, whatever runs meanwhile.
+    #[inline]
+    fn background(&mut self, cpu: CpuId) {
+        if self.work_waits()
+            && self.work_step()
+            && let Some(entry) = self.sched.cpu_mut(cpu)
+        {
+            entry.attention |= attention::TIMER;
+        }
+    }
+
+    #[cold]
+    fn log_refusal(&mut self, caller: Caller, number: u64, error: Error) {
+        let name = holm_abi::call(number).map_or("no call", |call| call.name);
+        self.log(format_args!("unit {:?} thread {:?}: {name}: {}", caller.unit, caller.thread, error.name()));
+    }
+
+    /// The processor that a thread runs on, when it runs.
+    pub(crate) fn runs_on(&self, thread: ThreadId) -> Option<CpuId> {
+        let cpu = self.threads.get(thread)?.sched.cpu;
+        (self.sched.cpu(cpu)?.current == Some(thread)).then_some(cpu)
+    }
+}

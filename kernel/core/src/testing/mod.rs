@@ -1,0 +1,6 @@
+//! Kernels for tests, over the simulated machine.
+
+mod calls;
+pub(crate) mod ipc;
+pub(crate) mod memory;
+pub(crate) mod world;

@@ -1,0 +1,140 @@
+//! What the entries call: lock the kernel, tell it what happened, and go on with what it says.
+
+use core::sync::atomic::Ordering;
+
+use holm_kernel_core::thread::EntryKind;
+use holm_kernel_core::{Fault, Next};
+
+use super::interrupts::{DOUBLE_FAULT, MACHINE_CHECK, PAGE_FAULT};
+use super::leave::{Exit, leave};
+use super::segments;
+use crate::lock::{Locked, lock};
+use crate::memory::tlb;
+use crate::percpu::{PerCpu, this_cpu};
+use crate::{apic, cpu, measure, serial};
+
+/// The number of `sys_null`, which shows what a system call costs at least.
+const NULL: u64 = 0;
+
+/// What the processor and the entry pushed.
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub(super) struct Frame {
+    vector: u64,
+    error: u64,
+    rip: u64,
+    cs: u64,
+    rflags: u64,
+    rsp: u64,
+    ss: u64,
+}
+
+/// A user program made a system call; its registers are saved.
+pub(super) extern "C" fn system_call() -> Exit {
+    let cpu = this_cpu();
+    measure::entered(cpu);
+    // SAFETY: this processor's exit path set it to the registers of the thread that has just entered.
+    let number = unsafe { (*cpu.registers.get()).rax };
+    if number == NULL && cpu.keep_vector.get() == 0 {
+        // It does nothing, for which no lock is needed; its number is its result.
+        return Exit::Same;
+    }
+    locked_system_call(cpu)
+}
+
+/// A system call that is the core's. Apart, so that the shortest one need not save what this one uses.
+#[inline(never)]
+extern "C" fn locked_system_call(cpu: &PerCpu) -> Exit {
+    let mut kernel = lock(cpu);
+    let next = kernel.system_call(cpu.id);
+    leave(kernel, cpu, next)
+}
+
+/// A user program was interrupted, or caused an exception; its registers are saved, the vector registers too.
+pub(super) extern "C" fn interrupted(vector: u8, error: u64) -> Exit {
+    let cpu = this_cpu();
+    measure::entered(cpu);
+    // Nothing since the exception can have changed it.
+    let address = cpu::fault_address();
+    let mut kernel = lock(cpu);
+    // SAFETY: the thread that runs on this processor exists until the kernel was told to run another one here, and its
+    // structure does not move; the kernel is locked and no other reference to it is alive.
+    unsafe { (*cpu.thread_at.get()).entry = EntryKind::Interrupt };
+    let next = match vector {
+        PAGE_FAULT if kernel.machine().catch_up(cpu, address) => current(cpu),
+        PAGE_FAULT => kernel.fault(
+            cpu.id,
+            Fault::Page { address, present: error & 1 != 0, write: error & 2 != 0, execute: error & 16 != 0 },
+        ),
+        0..32 => kernel.fault(cpu.id, Fault::Exception { vector, code: error }),
+        _ => interrupt(&mut kernel, cpu, vector),
+    };
+    leave(kernel, cpu, next)
+}
+
+/// An idle processor was interrupted.
+pub(super) extern "C" fn woken(vector: u8) -> Exit {
+    let cpu = this_cpu();
+    measure::entered(cpu);
+    let mut kernel = lock(cpu);
+    let next = interrupt(&mut kernel, cpu, vector);
+    leave(kernel, cpu, next)
+}
+
+/// What ran before the interrupt goes on.
+fn current(cpu: &PerCpu) -> Next {
+    match (cpu.running(), cpu.loaded()) {
+        (Some(thread), Some(space)) => Next::Run(thread, space),
+        _ => Next::Idle,
+    }
+}
+
+/// An interrupt of a device, or of the machine layer itself.
+fn interrupt(kernel: &mut Locked, cpu: &PerCpu, vector: u8) -> Next {
+    match vector {
+        apic::TIMER => {
+            apic::end_of_interrupt();
+            if kernel.machine().timer_fired(cpu) { kernel.timer(cpu.id) } else { current(cpu) }
+        }
+        apic::KICK => {
+            apic::end_of_interrupt();
+            kernel.machine().set_wanted_timer(cpu);
+            if cpu.kicked.swap(false, Ordering::Relaxed) { kernel.kicked(cpu.id) } else { current(cpu) }
+        }
+        apic::SERIAL => {
+            apic::end_of_interrupt();
+            let mut next = current(cpu);
+            // At most what the port's buffer holds; a new interrupt comes for what is left.
+            for byte in core::iter::from_fn(serial::read).take(16) {
+                next = kernel.console_input(cpu.id, byte);
+            }
+            next
+        }
+        _ => current(cpu),
+    }
+}
+
+/// Something that may come at any instruction; returns to where it came from.
+pub(super) extern "C" fn careful(frame: &Frame) {
+    match frame.vector as u8 {
+        apic::FLUSH => {
+            tlb::serve(this_cpu());
+            apic::end_of_interrupt();
+        }
+        MACHINE_CHECK => panic!("machine check: the processor found a fault in the hardware (at {:#x})", frame.rip),
+        DOUBLE_FAULT => panic!("double fault at {:#x}, stack {:#x}", frame.rip, frame.rsp),
+        // Nobody sends non-maskable interrupts, and no debug register is ever set: nothing is to do.
+        _ => {}
+    }
+}
+
+/// The kernel itself caused an exception: a bug.
+pub(super) extern "C" fn kernel_exception(frame: &Frame) -> ! {
+    let Frame { vector, error, rip, rsp, .. } = *frame;
+    if vector == u64::from(PAGE_FAULT) {
+        let address = cpu::fault_address();
+        let what = if segments::below_a_stack(address) { "the kernel's stack is full" } else { "a page fault" };
+        panic!("{what} in the kernel: address {address:#x}, error {error:#x}, at {rip:#x}, stack {rsp:#x}");
+    }
+    panic!("exception {vector} in the kernel: error {error:#x}, at {rip:#x}, stack {rsp:#x}");
+}

@@ -1,0 +1,151 @@
+//! `cargo xtask kernel`: builds the Holm kernel and the programs that run on it, runs it, tests it.
+//!
+//! | module | concept |
+//! | --- | --- |
+//! | `build` | compiler flags, the kernel's file, the programs |
+//! | `archive` | the boot archive |
+//! | `qemu` | one run of the kernel on QEMU |
+//! | `boots` | boots that must work, and those that must say what is wrong |
+//! | `guest_tests` | the programs that test the kernel through its ABI |
+//! | `check` | a check with its name and outcome |
+
+mod archive;
+pub(crate) mod boots;
+pub(crate) mod build;
+pub(crate) mod check;
+mod guest_tests;
+pub(crate) mod qemu;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Args, Subcommand, ValueEnum};
+
+use build::{Built, Profile};
+use check::Outcome;
+use qemu::Machine;
+
+/// Random calls of the fuzzer unless another number is asked for.
+const FUZZ_CALLS: u64 = 1_000_000;
+
+/// What can be done with the kernel.
+#[derive(Debug, Subcommand)]
+pub enum Task {
+    /// Build the kernel, its programs and the boot archive
+    Build(BuildOptions),
+    /// Boot it on QEMU, with the serial console here; Ctrl-A X ends QEMU
+    Run(RunOptions),
+    /// Lints, host tests, boots, and the tests that run on it
+    Test {
+        /// Which of them; all when none is named
+        parts: Vec<Part>,
+        /// Random calls that the fuzzer makes in each boot of the programs
+        #[arg(long, default_value_t = FUZZ_CALLS)]
+        fuzz_calls: u64,
+    },
+}
+
+/// What belongs to the kernel's tests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Part {
+    /// Clippy over the kernel and its programs as they are built
+    Lints,
+    /// The tests of the core on the host
+    Host,
+    /// Boots on many machines, and with damaged archives
+    Boots,
+    /// The programs that test the kernel through its ABI, on one processor
+    Programs,
+    /// The same on two processors
+    TwoCpus,
+}
+
+/// How the kernel is built.
+#[derive(Debug, Args)]
+pub struct BuildOptions {
+    /// Which checks and hardening are compiled in
+    #[arg(long, value_enum, default_value_t = Profile::Standard)]
+    profile: Profile,
+}
+
+/// How the kernel is run.
+#[derive(Debug, Args)]
+pub struct RunOptions {
+    #[command(flatten)]
+    build: BuildOptions,
+    /// Processors
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
+    cpus: u32,
+    /// Memory, in MiB
+    #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u32).range(16..))]
+    memory: u32,
+    /// The kernel's command line, for programs that read it
+    #[arg(long, default_value = "")]
+    command_line: String,
+}
+
+/// Does it.
+///
+/// # Errors
+/// When something does not build or QEMU cannot be started.
+pub fn run(task: &Task) -> Result<ExitCode> {
+    match task {
+        Task::Build(options) => {
+            let built = build::all(options.profile, build::Measure::No, FUZZ_CALLS)?;
+            let size = std::fs::metadata(&built.kernel)?.len();
+            println!("{} ({} KiB)\n{}", built.kernel.display(), size / 1024, built.archive.display());
+            Ok(ExitCode::SUCCESS)
+        }
+        Task::Run(options) => {
+            let built = build::all(options.build.profile, build::Measure::No, FUZZ_CALLS)?;
+            let machine = Machine { cpus: options.cpus, memory_mib: options.memory, ..Machine::of(&built) };
+            let status = machine.with_command_line(&options.command_line).interactive()?;
+            Ok(if status == qemu::ENDED_WELL { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        }
+        Task::Test { parts, fuzz_calls } => {
+            let all = [Part::Lints, Part::Host, Part::Boots, Part::Programs, Part::TwoCpus];
+            let outcome = test_with(if parts.is_empty() { &all } else { parts }, *fuzz_calls)?;
+            println!("{} passed, {} failed", outcome.passed, outcome.failed);
+            Ok(if outcome.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        }
+    }
+}
+
+/// The checks of the kernel that belong to `parts`.
+///
+/// # Errors
+/// When something does not build or QEMU cannot be started.
+pub(crate) fn test(parts: &[Part]) -> Result<Outcome> {
+    test_with(parts, FUZZ_CALLS)
+}
+
+/// As [`test`], with a number of random calls.
+fn test_with(parts: &[Part], fuzz_calls: u64) -> Result<Outcome> {
+    let mut outcome = Outcome::default();
+    if parts.contains(&Part::Lints) {
+        outcome.note("kernel lints", build::lints());
+    }
+    if parts.contains(&Part::Host) {
+        outcome.note("host tests of the core", build::host_tests());
+    }
+    if [Part::Boots, Part::Programs, Part::TwoCpus].iter().any(|part| parts.contains(part)) {
+        let built = build::all(Profile::Dev, build::Measure::Yes, fuzz_calls)?;
+        if parts.contains(&Part::Boots) {
+            boots::check(&built, &mut outcome)?;
+        }
+        for (part, cpus) in [(Part::Programs, 1), (Part::TwoCpus, 2)] {
+            if parts.contains(&part) {
+                guest_tests::run(&built, cpus, &mut outcome)?;
+            }
+        }
+    }
+    Ok(outcome)
+}
+
+/// Builds what is measured.
+///
+/// # Errors
+/// When it does not build.
+pub(crate) fn for_measuring(measure: build::Measure) -> Result<Built> {
+    build::all(Profile::Standard, measure, FUZZ_CALLS)
+}
