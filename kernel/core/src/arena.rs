@@ -3,38 +3,61 @@
 //! An arena grows by whole chunks that never move, so an object keeps its address for life: the machine layer saves a
 //! thread's registers straight into it. Growing can fail and says so; nothing here panics for lack of memory.
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::fmt;
 use core::hash::{Hash, Hasher};
 use core::marker::PhantomData;
+use core::num::{NonZeroU32, NonZeroU64};
 
 /// Objects per chunk.
 const CHUNK: usize = 32;
 
 /// Names an object of type `T`. An id of a removed object stays invalid: places count their generations.
 pub struct Id<T> {
-    index: u32,
-    generation: u32,
+    /// Generation and place; a generation is never zero, so that an optional id is no longer than an id.
+    number: NonZeroU64,
     object: PhantomData<fn() -> T>,
 }
 
 impl<T> Id<T> {
+    #[inline(always)]
+    const fn new(index: u32, generation: NonZeroU32) -> Self {
+        // A number above zero stays above zero with more bits set.
+        let high = (generation.get() as u64) << 32;
+        match NonZeroU64::new(high | index as u64) {
+            Some(number) => Self { number, object: PhantomData },
+            None => Self { number: NonZeroU64::MAX, object: PhantomData },
+        }
+    }
+
     /// The place, counted from zero; unique among the objects that exist at one time.
     #[must_use]
+    #[inline(always)]
     pub const fn index(self) -> u32 {
-        self.index
+        self.number.get() as u32
+    }
+
+    #[inline(always)]
+    const fn generation(self) -> u32 {
+        (self.number.get() >> 32) as u32
     }
 
     /// Place and generation in one number that is never given to two objects of a type.
     #[must_use]
+    #[inline(always)]
     pub const fn number(self) -> u64 {
-        ((self.generation as u64) << 32) | self.index as u64
+        self.number.get()
     }
 
     /// The id with this [`Id::number`]; it may name no object.
     #[must_use]
     pub const fn from_number(number: u64) -> Self {
-        Self { index: number as u32, generation: (number >> 32) as u32, object: PhantomData }
+        match NonZeroU64::new(number) {
+            Some(number) => Self { number, object: PhantomData },
+            // No number of an object; neither is this: there is no last place.
+            None => Self { number: NonZeroU64::MAX, object: PhantomData },
+        }
     }
 }
 
@@ -67,7 +90,7 @@ impl<T> Hash for Id<T> {
 }
 impl<T> fmt::Debug for Id<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}", self.index, self.generation)
+        write!(f, "{}.{}", self.index(), self.generation())
     }
 }
 
@@ -78,7 +101,7 @@ pub struct Full;
 #[derive(Debug)]
 struct Place<T> {
     /// Counts the objects that were here; that of an id must be equal. Starts at 1, so that number 0 names nothing.
-    generation: u32,
+    generation: NonZeroU32,
     content: Content<T>,
 }
 
@@ -94,7 +117,7 @@ const END: u32 = u32::MAX;
 /// All objects of one type.
 #[derive(Debug)]
 pub struct Arena<T> {
-    chunks: Vec<Vec<Place<T>>>,
+    chunks: Vec<Box<[Place<T>; CHUNK]>>,
     free: u32,
     live: u32,
 }
@@ -118,12 +141,14 @@ impl<T> Arena<T> {
         self.live == 0
     }
 
+    #[inline]
     fn place(&self, index: u32) -> Option<&Place<T>> {
-        self.chunks.get(index as usize / CHUNK)?.get(index as usize % CHUNK)
+        Some(&self.chunks.get(index as usize / CHUNK)?[index as usize % CHUNK])
     }
 
+    #[inline]
     fn place_mut(&mut self, index: u32) -> Option<&mut Place<T>> {
-        self.chunks.get_mut(index as usize / CHUNK)?.get_mut(index as usize % CHUNK)
+        Some(&mut self.chunks.get_mut(index as usize / CHUNK)?[index as usize % CHUNK])
     }
 
     /// Takes `object` in, in constant time (a new chunk is made every 32 objects).
@@ -141,7 +166,7 @@ impl<T> Arena<T> {
         let generation = place.generation;
         self.free = next;
         self.live += 1;
-        Ok(Id { index, generation, object: PhantomData })
+        Ok(Id::new(index, generation))
     }
 
     fn grow(&mut self) -> Result<(), Full> {
@@ -151,8 +176,9 @@ impl<T> Arena<T> {
         self.chunks.try_reserve(1).map_err(|_| Full)?;
         for offset in 1..=CHUNK as u32 {
             let next = if offset == CHUNK as u32 { END } else { first + offset };
-            chunk.push(Place { generation: 1, content: Content::Free(next) });
+            chunk.push(Place { generation: NonZeroU32::MIN, content: Content::Free(next) });
         }
+        let Ok(chunk) = Box::<[Place<T>; CHUNK]>::try_from(chunk.into_boxed_slice()) else { return Err(Full) };
         self.chunks.push(chunk);
         self.free = first;
         Ok(())
@@ -161,17 +187,17 @@ impl<T> Arena<T> {
     /// Takes an object out. Its id and copies of it name nothing from now on.
     pub fn remove(&mut self, id: Id<T>) -> Option<T> {
         let free = self.free;
-        let place = self.place_mut(id.index)?;
-        if place.generation != id.generation || !matches!(place.content, Content::Object(_)) {
+        let place = self.place_mut(id.index())?;
+        if place.generation.get() != id.generation() || !matches!(place.content, Content::Object(_)) {
             return None;
         }
         // A place whose generations are used up is never used again.
-        let last = place.generation == u32::MAX;
-        let next = if last { END } else { free };
+        let following = place.generation.checked_add(1);
+        let next = if following.is_some() { free } else { END };
         let Content::Object(object) = core::mem::replace(&mut place.content, Content::Free(next)) else { return None };
-        if !last {
-            place.generation += 1;
-            self.free = id.index;
+        if let Some(following) = following {
+            place.generation = following;
+            self.free = id.index();
         }
         self.live -= 1;
         Some(object)
@@ -181,8 +207,10 @@ impl<T> Arena<T> {
     #[must_use]
     #[inline]
     pub fn get(&self, id: Id<T>) -> Option<&T> {
-        match self.place(id.index)? {
-            Place { generation, content: Content::Object(object) } if *generation == id.generation => Some(object),
+        match self.place(id.index())? {
+            Place { generation, content: Content::Object(object) } if generation.get() == id.generation() => {
+                Some(object)
+            }
             _ => None,
         }
     }
@@ -191,8 +219,10 @@ impl<T> Arena<T> {
     #[must_use]
     #[inline]
     pub fn get_mut(&mut self, id: Id<T>) -> Option<&mut T> {
-        match self.place_mut(id.index)? {
-            Place { generation, content: Content::Object(object) } if *generation == id.generation => Some(object),
+        match self.place_mut(id.index())? {
+            Place { generation, content: Content::Object(object) } if generation.get() == id.generation() => {
+                Some(object)
+            }
             _ => None,
         }
     }
@@ -203,7 +233,7 @@ impl<T> Arena<T> {
             places.iter().enumerate().filter_map(move |(offset, place)| match &place.content {
                 Content::Object(object) => {
                     let index = (chunk * CHUNK + offset) as u32;
-                    Some((Id { index, generation: place.generation, object: PhantomData }, object))
+                    Some((Id::new(index, place.generation), object))
                 }
                 Content::Free(_) => None,
             })
@@ -212,15 +242,17 @@ impl<T> Arena<T> {
 
     /// Two different objects, to change both; the second is `None` when it is the first, too.
     #[must_use]
-    #[inline]
+    #[inline(always)]
     pub fn pair_mut(&mut self, one: Id<T>, other: Id<T>) -> [Option<&mut T>; 2] {
         fn object<T>(place: &mut Place<T>, id: Id<T>) -> Option<&mut T> {
             match place {
-                Place { generation, content: Content::Object(object) } if *generation == id.generation => Some(object),
+                Place { generation, content: Content::Object(object) } if generation.get() == id.generation() => {
+                    Some(object)
+                }
                 _ => None,
             }
         }
-        let (a, b) = (one.index as usize, other.index as usize);
+        let (a, b) = (one.index() as usize, other.index() as usize);
         if a == b {
             return [self.get_mut(one), None];
         }
@@ -233,10 +265,7 @@ impl<T> Arena<T> {
             };
         }
         match self.chunks.get_disjoint_mut([first, second]) {
-            Ok([first, second]) => [
-                first.get_mut(a % CHUNK).and_then(|place| object(place, one)),
-                second.get_mut(b % CHUNK).and_then(|place| object(place, other)),
-            ],
+            Ok([first, second]) => [object(&mut first[a % CHUNK], one), object(&mut second[b % CHUNK], other)],
             Err(_) => [None, None],
         }
     }
@@ -246,9 +275,7 @@ impl<T> Arena<T> {
     #[inline]
     pub fn at(&self, index: u32) -> Option<(Id<T>, &T)> {
         match self.place(index)? {
-            Place { generation, content: Content::Object(object) } => {
-                Some((Id { index, generation: *generation, object: PhantomData }, object))
-            }
+            Place { generation, content: Content::Object(object) } => Some((Id::new(index, *generation), object)),
             Place { .. } => None,
         }
     }
@@ -258,9 +285,7 @@ impl<T> Arena<T> {
     pub fn next_from(&self, from: u32) -> Option<(Id<T>, &T)> {
         let end = (self.chunks.len() * CHUNK) as u32;
         (from..end).find_map(|index| match self.place(index)? {
-            Place { generation, content: Content::Object(object) } => {
-                Some((Id { index, generation: *generation, object: PhantomData }, object))
-            }
+            Place { generation, content: Content::Object(object) } => Some((Id::new(index, *generation), object)),
             Place { .. } => None,
         })
     }

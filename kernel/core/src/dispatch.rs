@@ -11,7 +11,7 @@ use holm_abi::{Error, Handle, ObjectType, Rights, Short};
 use crate::caller::{Answer, Caller, InOut, Out, Outcome};
 use crate::cap::{Cap, Types};
 use crate::kernel::Kernel;
-use crate::machine::{Machine, Nanos};
+use crate::machine::{Machine, Nanos, PAGE_SIZE};
 use crate::object::Object;
 
 /// A range of a user program's memory; not yet looked at.
@@ -211,11 +211,19 @@ impl<M: Machine> Kernel<M> {
         newest: u32,
         decode: impl FnOnce(&[u8; SIZE]) -> Result<T, Error>,
     ) -> Result<(usize, T), Error> {
-        let size = self.struct_size(caller, address, newest)?;
         let mut bytes = [0; SIZE];
-        let known = size.min(SIZE);
-        self.copy_in(caller.unit, address, bytes.get_mut(..known).unwrap_or_default())?;
-        let mut at = known;
+        let size = if address as usize % PAGE_SIZE + SIZE <= PAGE_SIZE {
+            // What lies in the header's page can be read with it, whatever the size is.
+            self.copy_in(caller.unit, address, &mut bytes)?;
+            let size = holm_abi::field::check_header(&bytes, newest)?;
+            bytes.get_mut(size..).unwrap_or_default().fill(0);
+            size
+        } else {
+            let size = self.struct_size(caller, address, newest)?;
+            self.copy_in(caller.unit, address, bytes.get_mut(..size.min(SIZE)).unwrap_or_default())?;
+            size
+        };
+        let mut at = size.min(SIZE);
         while at < size {
             let mut tail = [0; 64];
             let length = (size - at).min(tail.len());
@@ -226,7 +234,7 @@ impl<M: Machine> Kernel<M> {
             }
             at += length;
         }
-        // The header was read twice, and another thread may have written between: the first reading counts.
+        // The header may have been read twice, and another thread may have written between: the first reading counts.
         if let Some(place) = bytes.get_mut(4..8) {
             for (to, from) in place.iter_mut().zip((size as u32).to_le_bytes()) {
                 *to = from;

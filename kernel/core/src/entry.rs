@@ -13,7 +13,17 @@ const SYSCALL_BYTES: u64 = 2;
 
 impl<M: Machine> Kernel<M> {
     /// The thread on `cpu` made a system call; its registers say which.
+    #[inline]
     pub fn system_call(&mut self, cpu: CpuId) -> Next {
+        match self.direct(cpu) {
+            Some(next) => next,
+            None => self.system_call_slowly(cpu),
+        }
+    }
+
+    /// As [`Kernel::system_call`], the long way.
+    #[inline(never)]
+    pub(crate) fn system_call_slowly(&mut self, cpu: CpuId) -> Next {
         let Some(current) = self.arrive(cpu) else { return self.leave(cpu) };
         let pressed = match self.sched.cpu_mut(cpu) {
             Some(entry) => {
@@ -42,7 +52,12 @@ impl<M: Machine> Kernel<M> {
         }
         let answer = self.dispatch(caller, number);
         self.answer(caller, number, answer);
-        self.background(cpu);
+        if number == holm_abi::number::cap_revoke {
+            // It is done at once, however much follows it: that is for the entries after this one.
+            self.background_later(cpu);
+        } else {
+            self.background(cpu);
+        }
         self.leave(cpu)
     }
 
@@ -133,6 +148,15 @@ impl<M: Machine> Kernel<M> {
     fn background(&mut self, cpu: CpuId) {
         if self.work_waits()
             && self.work_step()
+            && let Some(entry) = self.sched.cpu_mut(cpu)
+        {
+            entry.attention |= attention::TIMER;
+        }
+    }
+
+    /// As [`Kernel::background`], without the step.
+    fn background_later(&mut self, cpu: CpuId) {
+        if self.work_waits()
             && let Some(entry) = self.sched.cpu_mut(cpu)
         {
             entry.attention |= attention::TIMER;

@@ -19,6 +19,7 @@ pub mod channel;
 pub mod config;
 pub mod console;
 pub mod deadline;
+mod direct;
 pub mod dispatch;
 mod entry;
 pub mod event;

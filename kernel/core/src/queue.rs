@@ -85,6 +85,42 @@ impl Queue {
         self.first
     }
 
+    /// The one thread that is in it, if it is one.
+    #[must_use]
+    #[inline(always)]
+    pub(crate) const fn only(&self) -> Option<ThreadId> {
+        if self.length == 1 { self.first } else { None }
+    }
+
+    /// Takes out the one thread that is in it.
+    #[inline(always)]
+    pub(crate) const fn take_only(&mut self, entry: &mut Thread) {
+        (self.first, self.last, self.length) = (None, None, 0);
+        *self.through.of(entry) = Link { previous: None, next: None, queued: false };
+    }
+
+    /// Puts a thread, which is in no queue through this link, into this empty one.
+    #[inline(always)]
+    pub(crate) const fn put_only(&mut self, thread: ThreadId, entry: &mut Thread) {
+        (self.first, self.last, self.length) = (Some(thread), Some(thread), 1);
+        *self.through.of(entry) = Link { previous: None, next: None, queued: true };
+    }
+
+    /// Puts `thread`, which is in no queue through this link, at the end and takes the first one out, which is another.
+    #[inline(always)]
+    pub(crate) fn turn(&mut self, threads: &mut Arena<Thread>, thread: ThreadId) -> Option<ThreadId> {
+        if self.length != 1 {
+            self.push(threads, thread);
+            return self.pop(threads);
+        }
+        let first = self.first?;
+        if let [Some(entry), Some(gone)] = threads.pair_mut(thread, first) {
+            self.take_only(gone);
+            self.put_only(thread, entry);
+        }
+        Some(first)
+    }
+
     /// The thread behind `thread`, which is in this queue.
     #[must_use]
     pub fn after(&self, threads: &Arena<Thread>, thread: ThreadId) -> Option<ThreadId> {

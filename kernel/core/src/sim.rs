@@ -2,6 +2,7 @@
 //! caches that go stale unless they are flushed.
 
 use std::boxed::Box;
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::vec::Vec;
 
@@ -201,8 +202,8 @@ impl Machine for SimMachine {
         };
         // One table frame for every 2 MiB, as the last level of a real machine takes.
         let table = address >> 21;
-        if let std::collections::btree_map::Entry::Vacant(missing) = tables.entry(table) {
-            missing.insert(pool.take().ok_or(NoFrames)?);
+        if let Entry::Vacant(place) = tables.entry(table) {
+            place.insert(pool.take().ok_or(NoFrames)?);
         }
         mappings.insert(address, (frame, rights));
         Ok(())

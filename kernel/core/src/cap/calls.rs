@@ -98,7 +98,10 @@ impl<M: Machine> Kernel<M> {
             self.caps.grants.revoke(found.grant);
         }
         match found.object {
-            Object::Region(_) => Ok(self.cap_revoke_on(caller, cap, found.grant)),
+            // Where nobody maps the region there is nothing to wait for.
+            Object::Region(region) if self.regions.get(region).is_some_and(|region| region.mappings > 0) => {
+                Ok(self.cap_revoke_on(caller, cap, found.grant))
+            }
             _ => Ok(Outcome::OK),
         }
     }

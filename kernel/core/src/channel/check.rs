@@ -30,7 +30,7 @@ pub(crate) struct Header {
 
 impl Header {
     /// A digest of the fields: finds stray writes, not malice.
-    #[inline]
+    #[inline(always)]
     fn digest(&self) -> u64 {
         const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
         let mix = |digest: u64, word: u64| (digest ^ word).wrapping_mul(SPREAD).rotate_left(29);
@@ -43,14 +43,14 @@ impl Header {
     }
 
     /// The header with its seal.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn sealed(mut self) -> Self {
         self.seal = self.digest();
         self
     }
 
     /// Whether nobody wrote over it, and its fields can be true.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn is_sound(&self) -> bool {
         self.seal == self.digest()
             && self.length <= holm_abi::limits::MAX_MESSAGE as u32

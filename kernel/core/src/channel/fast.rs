@@ -16,8 +16,13 @@ use crate::wait::Wait;
 
 /// The payload of a short message as it arrives: bytes beyond its length are zero.
 #[inline(always)]
-const fn arriving(from: &Registers, bytes: u8) -> [u64; 4] {
-    let words = [from.rdx, from.r10, from.r8, from.r9];
+pub(super) const fn arriving(from: &Registers, bytes: u8) -> [u64; 4] {
+    cut_all([from.rdx, from.r10, from.r8, from.r9], bytes)
+}
+
+/// The words of a payload of so many bytes.
+#[inline(always)]
+pub(super) const fn cut_all(words: [u64; 4], bytes: u8) -> [u64; 4] {
     if bytes == 32 {
         return words;
     }
@@ -31,7 +36,7 @@ const fn arriving(from: &Registers, bytes: u8) -> [u64; 4] {
 }
 
 #[inline(always)]
-const fn put(to: &mut Registers, words: [u64; 4], rax: u64, token: u64, badge: u64) {
+pub(super) const fn put(to: &mut Registers, words: [u64; 4], rax: u64, token: u64, badge: u64) {
     [to.rdx, to.r10, to.r8, to.r9] = words;
     (to.rax, to.rdi, to.rsi) = (rax, token, badge);
 }

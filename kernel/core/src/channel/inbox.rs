@@ -295,6 +295,100 @@ impl Inbox {
         Some(header)
     }
 
+    /// Queues a short message in one step. `None`: nothing was done, since it does not fit, or not into one block.
+    #[inline(always)]
+    pub(crate) fn push_short(&mut self, header: Header, payload: [u64; 4]) -> Option<()> {
+        let length = header.length as usize;
+        if header.length == 0 || !self.fits(header.length) {
+            return None;
+        }
+        let lane_index = if self.lanes.len() == 1 { 0 } else { usize::from(header.priority) % PRIORITIES };
+        let lane = self.lanes.get_mut(lane_index)?;
+        let (index, block) = (self.free_slot, self.free_block);
+        let next_block = self.chains.get_mut(block as usize)?;
+        let start = (block as usize) << self.block_shift;
+        // The least block is as long as a short message.
+        let place = self.blocks.get_mut(start..)?.first_chunk_mut::<32>()?;
+        if lane.first != END {
+            self.slots.get_mut(lane.last as usize)?.next = index;
+        }
+        let slot = self.slots.get_mut(index as usize)?;
+        // Nothing fails from here on.
+        let mut bytes = [0; 32];
+        for (to, word) in bytes.chunks_exact_mut(8).zip(payload) {
+            to.copy_from_slice(&word.to_le_bytes());
+        }
+        if length == bytes.len() {
+            *place = bytes;
+        } else if let (Some(to), Some(from)) = (place.get_mut(..length), bytes.get(..length)) {
+            to.copy_from_slice(from);
+        }
+        self.free_block = core::mem::replace(next_block, END);
+        self.free_slot = slot.next;
+        *slot = Slot { header, block, size: header.length, lane: lane_index as u8, next: END, previous: lane.last };
+        if lane.first == END {
+            lane.first = index;
+            self.lanes_used |= 1 << lane_index;
+        }
+        lane.last = index;
+        self.messages += 1;
+        self.bytes += length as u64;
+        self.sent += 1;
+        Some(())
+    }
+
+    /// Takes the first message out in one step, when it is a short one, of one block and without a caller, capabilities and
+    /// a checksum. `None`: nothing was done.
+    #[inline(always)]
+    pub(crate) fn take_short(&mut self) -> Option<(Header, [u64; 4])> {
+        // Who waits for room is told by another way.
+        if !self.fits(self.made.message) {
+            return None;
+        }
+        let index = self.first()?;
+        let slot = self.slots.get_mut(index as usize)?;
+        let header = &slot.header;
+        let block = slot.block;
+        if header.caller.is_some()
+            || header.cap_count != 0
+            || header.crc.is_some()
+            || header.length == 0
+            || header.length > 32
+            || header.length != slot.size
+            || !header.is_sound()
+        {
+            return None;
+        }
+        let start = (block as usize) << self.block_shift;
+        let bytes = self.blocks.get(start..)?.first_chunk::<32>()?;
+        let mut payload = [0; 4];
+        for (word, from) in payload.iter_mut().zip(bytes.chunks_exact(8)) {
+            *word = u64::from_le_bytes(from.try_into().unwrap_or_default());
+        }
+        let end = self.chains.get_mut(block as usize)?;
+        let lane = self.lanes.get_mut(usize::from(slot.lane))?;
+        // Nothing fails from here on.
+        let header = slot.header;
+        let next = slot.next;
+        *end = self.free_block;
+        self.free_block = block;
+        slot.header = Header::default();
+        slot.block = END;
+        slot.size = 0;
+        slot.next = self.free_slot;
+        self.free_slot = index;
+        lane.first = next;
+        if next == END {
+            lane.last = END;
+            self.lanes_used &= !(1 << (u32::from(slot.lane) % PRIORITIES as u32));
+        } else if let Some(after) = self.slots.get_mut(next as usize) {
+            after.previous = END;
+        }
+        self.messages -= 1;
+        self.bytes -= u64::from(header.length);
+        Some((header, payload))
+    }
+
     /// Where the payload of a message lies: its first `length` bytes at most.
     pub(crate) fn cursor(&self, slot: u32, length: u32) -> Cursor {
         match self.slots.get(slot as usize) {

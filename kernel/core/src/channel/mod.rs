@@ -18,6 +18,7 @@ mod calls;
 mod check;
 mod close;
 mod deliver;
+mod direct;
 mod fast;
 mod inbox;
 mod inherit;

@@ -226,11 +226,14 @@ impl<M: Machine> Kernel<M> {
         if page >= region.pages {
             return Err(Error::Fault);
         }
-        match region.tree.find(&self.nodes, page) {
+        match region.tree.look(&self.nodes, &self.frames, page) {
             None => Ok((self.region_commit(id, page)?, true)),
-            Some(frame) => {
-                let shared = region.tree.shared(&self.nodes, &self.frames, page);
-                if write && shared { Ok((self.region_unshare(id, page)?, true)) } else { Ok((frame, !shared)) }
+            Some((frame, shared)) => {
+                if write && shared {
+                    Ok((self.region_unshare(id, page)?, true))
+                } else {
+                    Ok((frame, !shared))
+                }
             }
         }
     }

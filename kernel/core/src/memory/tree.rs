@@ -170,6 +170,25 @@ impl Tree {
         }
     }
 
+    /// [`Tree::find`] and [`Tree::shared`] on one way.
+    #[must_use]
+    pub fn look(&self, nodes: &Nodes, frames: &Frames, page: u64) -> Option<(FrameNumber, bool)> {
+        let mut node = self.root?;
+        let mut level = self.levels - 1;
+        let mut shared = false;
+        loop {
+            let entry = nodes.get(node)?;
+            shared |= entry.sharers > 0;
+            let below = entry.places.get(Self::slot(page, level)).copied()?.checked_sub(1)?;
+            if level == 0 {
+                let frame = FrameNumber(below);
+                return Some((frame, shared || frames.sharers(frame) > 0));
+            }
+            node = below;
+            level -= 1;
+        }
+    }
+
     /// Whether the page's frame, or a node on the way to it, is shared with another tree.
     #[must_use]
     pub fn shared(&self, nodes: &Nodes, frames: &Frames, page: u64) -> bool {

@@ -13,6 +13,7 @@
 
 pub(crate) mod balance;
 pub(crate) mod check;
+pub(crate) mod direct;
 pub mod edf;
 pub mod fair;
 pub(crate) mod inherit;

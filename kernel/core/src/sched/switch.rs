@@ -55,9 +55,10 @@ impl<M: Machine> Kernel<M> {
                 self.trace_tell();
                 self.choose(cpu);
             }
+        } else {
+            self.time_turn(cpu);
         }
-        let more_work = self.sched.cpu(cpu).is_some_and(|entry| entry.current.is_none()) && self.work_waits();
-        self.set_timer(cpu, more_work);
+        self.set_timer(cpu);
         let Some(entry) = self.sched.cpu_mut(cpu) else { return Next::Idle };
         entry.attention = 0;
         let current = entry.current;
@@ -290,13 +291,16 @@ impl<M: Machine> Kernel<M> {
     }
 
     /// Sets the machine's timer to what comes first: a deadline, or the end of the current thread's turn or budget.
-    fn set_timer(&mut self, cpu: CpuId, at_once: bool) {
-        self.time_turn(cpu);
+    fn set_timer(&mut self, cpu: CpuId) {
         let waits = self.work_waits();
+        let now = if waits { self.clock() } else { Nanos::NEVER };
         let Some(entry) = self.sched.cpus.get_mut(cpu.0 as usize) else { return };
-        let wanted = if at_once { self.sched.clock } else { entry.deadlines.next().min(entry.turn_ends) };
-        // A program that never enters the kernel keeps no other unit's end, and no revocation, from going on.
-        let wanted = if waits { wanted.min(self.sched.clock.after(WORK_PAUSE)) } else { wanted };
+        let wanted = match (waits, entry.current) {
+            (true, None) => now,
+            // A program that never enters the kernel keeps no other unit's end, and no revocation, from going on.
+            (true, Some(_)) => entry.deadlines.next().min(entry.turn_ends).min(now.after(WORK_PAUSE)),
+            (false, _) => entry.deadlines.next().min(entry.turn_ends),
+        };
         // A timer that fires early for a turn that ended otherwise costs less than setting it at every switch; but a
         // processor that idles sleeps until it must wake.
         if wanted < entry.armed || (entry.current.is_none() && wanted != entry.armed) {
@@ -355,12 +359,26 @@ impl<M: Machine> Kernel<M> {
     /// A thread became ready: it is queued, and the processor that should run it is told.
     pub(crate) fn sched_woken(&mut self, thread: ThreadId) {
         if self.made_ready(thread) {
+            if self.is_next(thread) {
+                return self.hand(CpuId(0), thread);
+            }
             self.place_for(thread);
             self.queue_ready(thread, Entry::Front);
             if self.threads.get(thread).is_some_and(|state| state.sched.place == Place::Queued) {
                 self.announce(thread);
             }
         }
+    }
+
+    /// Whether a thread that was woken is the first to want the only processor, which has no thread: it need not be queued.
+    #[inline]
+    fn is_next(&self, thread: ThreadId) -> bool {
+        let [entry] = self.sched.cpus.as_slice() else { return false };
+        entry.current.is_none()
+            && entry.handed.is_none()
+            && self.threads.get(thread).is_some_and(|state| {
+                state.sched.class != Class::Edf && state.sched.moves_to.is_none() && state.sched.allows(CpuId(0))
+            })
     }
 
     /// The caller on `cpu` blocked in a call that `to` serves: `to`, which waits in no queue any more, runs next on `cpu`
@@ -381,6 +399,11 @@ impl<M: Machine> Kernel<M> {
             return;
         }
         self.rebase(to, cpu);
+        self.hand(cpu, to);
+    }
+
+    /// `to`, which is ready and in no queue, is the next thread of `cpu` unless someone better is ready.
+    fn hand(&mut self, cpu: CpuId, to: ThreadId) {
         let Some(state) = self.threads.get_mut(to) else { return };
         if state.sched.class == Class::Edf && state.sched.donor.is_none() {
             self.queue_ready(to, Entry::Front);

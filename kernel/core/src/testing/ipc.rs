@@ -25,7 +25,12 @@ pub(crate) const LIMIT: u64 = 1 << 24;
 
 /// A kernel with `units` units of `threads` running threads each.
 pub(crate) fn kernel(units: u32, threads: u32) -> (Kernel<SimMachine>, Vec<UnitId>, Vec<Vec<Caller>>) {
-    let mut kernel = Kernel::bare(SimMachine::new(4));
+    kernel_on(4, units, threads)
+}
+
+/// As [`kernel`], with `cpus` processors.
+pub(crate) fn kernel_on(cpus: u32, units: u32, threads: u32) -> (Kernel<SimMachine>, Vec<UnitId>, Vec<Vec<Caller>>) {
+    let mut kernel = Kernel::bare(SimMachine::new(cpus));
     let memory = MemoryRange { first: FrameNumber(1), count: 4096 };
     kernel.frames = Frames::new(&[memory]).unwrap();
     let (mut ids, mut callers) = (Vec::new(), Vec::new());

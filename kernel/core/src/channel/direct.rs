@@ -1,0 +1,239 @@
+//! The short ways of messages in registers: a call to a thread that waits for it and the reply to that thread's caller, each
+//! with the switch to the other; a message into an inbox and out of it.
+
+use holm_abi::{Rights, Short, ShortFlags};
+
+use super::check::Header;
+use super::deliver::short_result;
+use super::fast::{arriving, cut_all, put};
+use super::request::{Into, ReceiveRequest};
+use super::{ChannelId, ChannelWait, End, Stage, Waiting};
+use crate::cap::GrantId;
+use crate::cap::table::Content;
+use crate::kernel::{Kernel, Next};
+use crate::machine::{CpuId, Machine, Nanos};
+use crate::object::Object;
+use crate::thread::{Registers, ThreadId, ThreadState};
+use crate::unit::Unit;
+use crate::wait::Wait;
+
+/// A channel that a short message is for, by a capability that holds.
+struct Through {
+    id: ChannelId,
+    end: End,
+    badge: u64,
+    grant: GrantId,
+}
+
+/// The channel that a handle names, if that is certain at once.
+#[inline(always)]
+fn through(unit: &mut Unit, short: Short, right: Rights, epoch: u64) -> Option<Through> {
+    let slot = unit.caps.slot_mut(short.channel).ok()?;
+    let (Content::Held(grant), Object::Channel(id, end)) = (slot.content, slot.object) else { return None };
+    if slot.checked != epoch || !slot.rights.contains(right) {
+        return None;
+    }
+    Some(Through { id, end, badge: slot.badge, grant })
+}
+
+/// The first argument of a short message.
+#[inline(always)]
+fn short_of(registers: &Registers, wait: bool) -> Option<Short> {
+    let short = Short::from_register(registers.rdi).ok()?;
+    (short.flags == ShortFlags::NONE || (!wait && short.flags == ShortFlags::NONBLOCK)).then_some(short)
+}
+
+impl<M: Machine> Kernel<M> {
+    /// A call without a deadline to a thread that waits in a short receive, which goes on with it at once.
+    pub(crate) fn direct_call(&mut self, cpu: CpuId, current: ThreadId) -> Option<Next> {
+        let epoch = self.caps.grants.epoch;
+        let from = self.threads.get(current)?;
+        if from.registers.rsi != Nanos::NEVER.0 {
+            return None;
+        }
+        let short = short_of(&from.registers, true)?;
+        let unit = self.units.get_mut(from.unit)?;
+        let Through { id, end, badge, .. } = through(unit, short, Rights::SEND, epoch)?;
+        let channel = self.channels.get_mut(id)?;
+        let inherits = !channel.flags.contains(holm_abi::ChanFlags::NO_INHERITANCE);
+        let peer = channel.side_mut(end.peer());
+        let inbox = peer.inbox.as_mut()?;
+        if inbox.first().is_some() || u32::from(short.bytes) > inbox.made().message {
+            return None;
+        }
+        let server = peer.receivers.only()?;
+        let [Some(from), Some(to)] = self.threads.pair_mut(current, server) else { return None };
+        let request = &to.calls.receive;
+        if request.into != Into::Registers
+            || request.epoch != epoch
+            || request.flags != holm_abi::MsgFlags::NONE
+            || to.state != ThreadState::Blocked
+            || to.calls.lends_to.is_some()
+            || to.calls.callers.is_some()
+            || !self.sched.is_direct(cpu, &from.sched, &to.sched)
+            // A better caller lends its rank.
+            || (inherits && !from.sched.is_at_most(&to.sched))
+        {
+            return None;
+        }
+        let entry = self.sched.cpus.get_mut(cpu.0 as usize)?;
+        // Nothing fails from here on.
+        inbox.sent += 1;
+        inbox.received += 1;
+        self.channel_work.sequence += 1;
+        self.trace.counts.calls += 1;
+        self.trace.counts.messages_sent += 1;
+        self.trace.counts.messages_received += 1;
+        self.channel_work.serial = self.channel_work.serial.wrapping_add(1).max(1);
+        from.calls.serial = self.channel_work.serial;
+        from.calls.receive = ReceiveRequest::SHORT;
+        from.calls.stage = Stage::Served(server);
+        let token = from.calls.token(current);
+        let rax = short_result(short.bytes, short.priority, token);
+        put(&mut to.registers, arriving(&from.registers, short.bytes), rax, token, badge);
+        peer.server = Some(server);
+        peer.open_calls += 1;
+        peer.receivers.take_only(to);
+        to.calls.callers = Some(current);
+        (from.calls.lends_to, from.calls.lends, from.calls.newer, from.calls.older) =
+            (Some(server), inherits, None, None);
+        from.syscalls += 1;
+        entry.syscalls += 1;
+        let now = self.machine.now();
+        let wait = Wait::Channel(ChannelWait { channel: id, end, what: Waiting::Reply });
+        let space = entry.hand_over(from, unit, wait, server, to, now, self.config.turn);
+        let calm = entry.attention == 0;
+        Some(if calm { Next::Run(server, space) } else { self.direct_leave(cpu, now) })
+    }
+
+    /// A reply to the short call of the one caller of this thread, which goes on at once, and then a wait for the next
+    /// message.
+    pub(crate) fn direct_reply_recv(&mut self, cpu: CpuId, current: ThreadId) -> Option<Next> {
+        let epoch = self.caps.grants.epoch;
+        let from = self.threads.get(current)?;
+        let token = from.registers.rsi;
+        let target = from.calls.callers?;
+        if token as u32 != target.index() {
+            return None;
+        }
+        let short = short_of(&from.registers, true)?;
+        let unit = self.units.get_mut(from.unit)?;
+        let Through { id, end, badge, grant } = through(unit, short, Rights::RECEIVE, epoch)?;
+        let channel = self.channels.get_mut(id)?;
+        let peer = channel.side(end.peer());
+        if peer.closed || !peer.senders.is_empty() {
+            return None;
+        }
+        let side = channel.side_mut(end);
+        let inbox = side.inbox.as_ref()?;
+        if inbox.first().is_some() || u32::from(short.bytes) > inbox.made().message || !side.receivers.is_empty() {
+            return None;
+        }
+        let [Some(from), Some(to)] = self.threads.pair_mut(current, target) else { return None };
+        let calls = &to.calls;
+        if calls.serial != (token >> 32) as u32
+            || !matches!(calls.stage, Stage::Served(by) if by == current)
+            || to.state != ThreadState::Blocked
+            || !matches!(to.wait, Wait::Channel(ChannelWait { channel, end: other, what: Waiting::Reply })
+                if channel == id && other as u8 != end as u8)
+            || calls.receive.into != Into::Registers
+            || calls.older.is_some()
+            || !calls.loans.is_empty()
+            || !self.sched.is_direct(cpu, &from.sched, &to.sched)
+        {
+            return None;
+        }
+        let entry = self.sched.cpus.get_mut(cpu.0 as usize)?;
+        // Nothing fails from here on. Who is replied to lent nothing that counted: the rank of `from` is its own.
+        let rax = short_result(short.bytes, short.priority, 0);
+        put(&mut to.registers, arriving(&from.registers, short.bytes), rax, 0, badge);
+        from.calls.receive = ReceiveRequest { grant: Some(grant), epoch, ..ReceiveRequest::SHORT };
+        from.calls.callers = None;
+        to.calls.stage = Stage::None;
+        (to.calls.lends_to, to.calls.lends, to.calls.newer) = (None, false, None);
+        side.open_calls -= 1;
+        side.receivers.put_only(current, from);
+        from.syscalls += 1;
+        entry.syscalls += 1;
+        let now = self.machine.now();
+        let wait = Wait::Channel(ChannelWait { channel: id, end, what: Waiting::Message });
+        let space = entry.hand_over(from, unit, wait, target, to, now, self.config.turn);
+        let calm = entry.attention == 0;
+        Some(if calm { Next::Run(target, space) } else { self.direct_leave(cpu, now) })
+    }
+
+    /// A message for which there is room, and for which nobody waits.
+    pub(crate) fn direct_send(&mut self, cpu: CpuId, current: ThreadId) -> Option<Next> {
+        if self.config.payload_crc {
+            return None;
+        }
+        let epoch = self.caps.grants.epoch;
+        let from = self.threads.get_mut(current)?;
+        let short = short_of(&from.registers, false)?;
+        let unit = self.units.get_mut(from.unit)?;
+        let Through { id, end, badge, .. } = through(unit, short, Rights::SEND, epoch)?;
+        let channel = self.channels.get_mut(id)?;
+        if !channel.side(end).senders.is_empty() {
+            return None;
+        }
+        let peer = channel.side_mut(end.peer());
+        let length = u32::from(short.bytes);
+        if peer.closed || !peer.receivers.is_empty() || peer.watchers.count != 0 {
+            return None;
+        }
+        let inbox = peer.inbox.as_mut()?;
+        if length > inbox.made().message || u64::from(length) > inbox.max_bytes || !inbox.fits(length) {
+            return None;
+        }
+        let words = [from.registers.rdx, from.registers.r10, from.registers.r8, from.registers.r9];
+        let sequence = self.channel_work.sequence + 1;
+        let header = Header {
+            sequence,
+            sender: from.unit.number(),
+            badge,
+            length,
+            priority: short.priority,
+            ..Header::default()
+        };
+        inbox.push_short(header.sealed(), words)?;
+        // Nothing failed.
+        self.channel_work.sequence = sequence;
+        self.trace.counts.messages_sent += 1;
+        from.registers.rax = 0;
+        from.syscalls += 1;
+        let space = from.space;
+        self.sched.cpu_mut(cpu)?.syscalls += 1;
+        Some(Next::Run(current, space))
+    }
+
+    /// The message that is first in the inbox, when it is short and nobody waits for its room.
+    pub(crate) fn direct_recv(&mut self, cpu: CpuId, current: ThreadId) -> Option<Next> {
+        let epoch = self.caps.grants.epoch;
+        let to = self.threads.get_mut(current)?;
+        let short = short_of(&to.registers, false)?;
+        let unit = self.units.get_mut(to.unit)?;
+        let Through { id, end, grant, .. } = through(unit, short, Rights::RECEIVE, epoch)?;
+        let channel = self.channels.get_mut(id)?;
+        let peer = channel.side(end.peer());
+        if !peer.senders.is_empty() || peer.watchers.count != 0 {
+            return None;
+        }
+        let side = channel.side_mut(end);
+        let inbox = side.inbox.as_mut()?;
+        if side.closed {
+            return None;
+        }
+        let (header, words) = inbox.take_short()?;
+        // Nothing fails from here on.
+        inbox.received += 1;
+        self.trace.counts.messages_received += 1;
+        side.server = Some(current);
+        to.calls.receive = ReceiveRequest { grant: Some(grant), epoch, ..ReceiveRequest::SHORT };
+        let rax = short_result(header.length as u8, header.priority, 0);
+        put(&mut to.registers, cut_all(words, header.length as u8), rax, 0, header.badge);
+        to.syscalls += 1;
+        let space = to.space;
+        self.sched.cpu_mut(cpu)?.syscalls += 1;
+        Some(Next::Run(current, space))
+    }
+}

@@ -1,0 +1,275 @@
+//! The shortest ways through the kernel: system calls that are done without the dispatcher, the run queues and a look at
+//! the work that waits. Every reason to go the long way is looked at first; then they commit and cannot fail. The long way
+//! is their specification: from the same state both lead to the same one.
+
+use holm_abi::number;
+
+use crate::kernel::{Kernel, Next};
+use crate::machine::{CpuId, Machine, Nanos};
+use crate::sched::direct::Yield;
+use crate::thread::ThreadId;
+
+impl<M: Machine> Kernel<M> {
+    /// The system call of the thread on `cpu`, when it is one of the few that have a short way, and that is free. `None`:
+    /// nothing was done.
+    #[inline(always)]
+    pub(crate) fn direct(&mut self, cpu: CpuId) -> Option<Next> {
+        #[cfg(test)]
+        if self.channel_work.slow_only {
+            return None;
+        }
+        let entry = self.sched.cpu(cpu)?;
+        if entry.attention != 0 || self.trace.kinds != 0 {
+            return None;
+        }
+        let current = entry.current?;
+        let thread = self.threads.get(current)?;
+        if thread.restricted.is_active() {
+            return None;
+        }
+        match thread.registers.rax {
+            number::chan_call_short => self.direct_call(cpu, current),
+            number::chan_reply_recv_short => self.direct_reply_recv(cpu, current),
+            number::chan_send_short => self.direct_send(cpu, current),
+            number::chan_recv_short => self.direct_recv(cpu, current),
+            number::thread_yield => self.direct_yield(cpu, current),
+            _ => None,
+        }
+    }
+
+    fn direct_yield(&mut self, cpu: CpuId, current: ThreadId) -> Option<Next> {
+        let thread = self.threads.get_mut(current)?;
+        if !self.sched.yields_direct(&thread.sched) {
+            return None;
+        }
+        // Nothing fails from here on.
+        thread.syscalls += 1;
+        self.sched.cpu_mut(cpu)?.syscalls += 1;
+        let now = self.machine.now();
+        let with = Yield { threads: &mut self.threads, units: &mut self.units, now, turn: self.config.turn };
+        match self.sched.yield_direct(current, with) {
+            Some((next, space)) if self.sched.cpu(cpu)?.attention == 0 => Some(Next::Run(next, space)),
+            _ => Some(self.direct_leave(cpu, now)),
+        }
+    }
+
+    /// Leaves when the timer has to be set after a switch.
+    #[cold]
+    pub(crate) fn direct_leave(&mut self, cpu: CpuId, now: Nanos) -> Next {
+        self.sched.here = cpu;
+        self.sched.clock = now;
+        self.leave(cpu)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::format;
+    use std::string::String;
+    use std::vec::Vec;
+
+    use holm_abi::{ChanMode, ChanSpec, Handle, Rights, Short, ShortFlags, TransferFlags, number};
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::caller::{Caller, Outcome};
+    use crate::cap::Types;
+    use crate::kernel::Next;
+    use crate::object::Object;
+    use crate::sched::Params;
+    use crate::sim::SimMachine;
+    use crate::testing::ipc;
+    use crate::thread::ThreadState;
+
+    /// Clients 0 to 2 and servers 3 to 4, in two units, and channels with their handles there: to send, to receive.
+    struct World {
+        kernel: Kernel<SimMachine>,
+        callers: Vec<Caller>,
+        handles: Vec<[Handle; 2]>,
+        taken: u32,
+    }
+
+    impl World {
+        fn new(cpus: u32, params: &[Params]) -> Self {
+            let (mut kernel, units, callers) = ipc::kernel_on(cpus, 2, 3);
+            let callers: Vec<Caller> = callers.into_iter().flatten().collect();
+            let mut handles = Vec::new();
+            for priorities in [false, true] {
+                let owner = callers[3];
+                let mode = if priorities { ChanMode::Bidi } else { ChanMode::Uni };
+                let spec = ChanSpec { mode, max_messages: 4, ..ChanSpec::new() };
+                let Outcome::Done(first) = kernel.chan_create(owner, spec).unwrap() else { panic!("it is made") };
+                let second = kernel.threads.get(owner.thread).unwrap().registers.rdx;
+                let [a, b] = [first, second].map(|handle| Handle::from_register(handle).unwrap());
+                let cap = kernel.resolve(owner.unit, b, Types::ANY, Rights::SEND).unwrap();
+                let Object::Channel(..) = cap.object else { panic!("a channel") };
+                // Both units hold the sending end; the servers' the receiving one.
+                let client = kernel.cap_install(units[0], cap.object, cap.rights, TransferFlags::ALL).unwrap();
+                handles.push([client, a]);
+            }
+            for (caller, params) in callers.iter().zip(params) {
+                let thread = kernel.threads.get_mut(caller.thread).unwrap();
+                thread.sched.params = *params;
+                (thread.sched.class, thread.sched.priority) = (params.class, params.priority);
+                thread.state = ThreadState::Created;
+                kernel.thread_start(caller.thread).unwrap();
+            }
+            for cpu in (0..cpus).map(CpuId) {
+                kernel.kicked(cpu);
+            }
+            Self { kernel, callers, handles, taken: 0 }
+        }
+
+        /// What happens on `cpu` next; says what it does then.
+        fn step(&mut self, cpu: CpuId, op: u8, which: usize, word: u64) -> String {
+            let kernel = &mut self.kernel;
+            let Some(current) = kernel.sched.cpus[cpu.0 as usize].current else { return String::new() };
+            let serves = self.callers[3..].iter().any(|caller| caller.thread == current);
+            let [send, receive] = self.handles[which % self.handles.len()];
+            let channel = if serves { receive } else { send };
+            let bytes = if word.is_multiple_of(7) { (word % 40) as u8 } else { 32 };
+            let flags = if op == 7 { ShortFlags::NONBLOCK } else { ShortFlags::NONE };
+            let short = Short { channel, bytes, priority: (word % 3) as u8, flags }.register();
+            let registers = &mut kernel.running(current).unwrap().registers;
+            let token = registers.rdi;
+            let (call, second) = match (op, serves) {
+                (0..=2, true) => (number::chan_reply_recv_short, token),
+                (0..=2, false) => (number::chan_call_short, u64::MAX),
+                (3, true) => (number::chan_recv_short, u64::MAX),
+                (3, false) | (7, false) => (number::chan_send_short, u64::MAX),
+                (4, true) => (number::chan_reply_recv_short, 0),
+                (7, true) => (number::chan_recv_short, u64::MAX),
+                (4, false) => (number::chan_call_short, word),
+                (5, _) => (number::thread_yield, 0),
+                _ => (number::time_get, 0),
+            };
+            registers.rax = call;
+            (registers.rdi, registers.rsi) = (short, second);
+            [registers.rdx, registers.r10, registers.r8, registers.r9] = [word, !word, word.rotate_left(9), 4];
+            if let Some(Next::Run(..)) = if kernel.channel_work.slow_only { None } else { kernel.direct(cpu) } {
+                self.taken += 1;
+                let thread = kernel.sched.cpus[cpu.0 as usize].current;
+                return format!("{:?}", thread);
+            }
+            kernel.system_call_slowly(cpu);
+            format!("{:?}", kernel.sched.cpus[cpu.0 as usize].current)
+        }
+
+        /// Timers that are due and processors that were kicked enter the kernel.
+        fn interrupts(&mut self) {
+            let kernel = &mut self.kernel;
+            for cpu in (0..kernel.machine.cpus()).map(CpuId) {
+                while kernel.machine.timer(cpu) <= kernel.now() {
+                    kernel.machine.set_timer(cpu, Nanos::NEVER);
+                    kernel.timer(cpu);
+                }
+                while let Some(kicked) = kernel.machine.take_kick() {
+                    kernel.kicked(kicked);
+                }
+                assert_eq!(kernel.broken_invariant(cpu), None);
+            }
+        }
+
+        fn state(&mut self) -> String {
+            // Of the last entry alone.
+            (self.kernel.sched.clock, self.kernel.sched.here) = (Nanos(0), CpuId(0));
+            let mut text = format!("{:?}\n{:?}\n", self.kernel.sched, self.kernel.trace.counts);
+            for (id, thread) in self.kernel.threads.iter() {
+                let calls = format!("{:?}", thread.calls);
+                // What was sent last means nothing while the thread sends nothing.
+                let calls = calls.split_once("receive: ").map_or(&*calls, |(_, calls)| calls);
+                text += &format!(
+                    "{id:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {calls} {}\n",
+                    thread.registers,
+                    thread.state,
+                    thread.wait,
+                    thread.deadline,
+                    thread.wait_link,
+                    thread.run_link,
+                    thread.sched,
+                    thread.syscalls,
+                );
+            }
+            for (_, unit) in self.kernel.units.iter() {
+                text += &format!("{:?}\n", unit.sched);
+            }
+            for (_, channel) in self.kernel.channels.iter() {
+                text += &format!("{channel:?}\n");
+            }
+            text
+        }
+    }
+
+    fn params() -> impl Strategy<Value = Params> {
+        prop_oneof![
+            4 => Just(Params::default()),
+            2 => Just(Params::fixed(3)),
+            1 => Just(Params::fixed(4)),
+            1 => Just(Params::background()),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
+        #[test]
+        fn the_short_way_leads_where_the_long_one_does(
+            cpus in 1u32..3,
+            params in prop_oneof![
+                2 => Just(std::vec![Params::default(); 6]),
+                1 => Just(std::vec![Params::fixed(3); 6]),
+                3 => prop::collection::vec(params(), 6),
+            ],
+            steps in prop::collection::vec((0u8..9, 0usize..3, 1u64..500, 0u64..900_000), 1..120),
+        ) {
+            let (mut short, mut long) = (World::new(cpus, &params), World::new(cpus, &params));
+            long.kernel.channel_work.slow_only = true;
+            for (op, which, word, pause) in steps {
+                for cpu in (0..cpus).map(CpuId) {
+                    let (one, other) = (short.step(cpu, op, which, word), long.step(cpu, op, which, word));
+                    prop_assert_eq!(one, other);
+                    prop_assert_eq!(short.state(), long.state());
+                }
+                for world in [&mut short, &mut long] {
+                    world.kernel.machine.advance(Nanos(pause / 10));
+                    world.interrupts();
+                }
+                prop_assert_eq!(short.state(), long.state());
+            }
+        }
+    }
+
+    #[test]
+    fn calls_replies_messages_and_yields_of_equals_take_the_short_way() {
+        let mut world = World::new(1, &[Params::default(); 6]);
+        let cpu = CpuId(0);
+        let turn_to = |world: &mut World, caller: usize| {
+            let wanted = Some(world.callers[caller].thread);
+            for _ in 0..6 {
+                if world.kernel.sched.cpus[0].current != wanted {
+                    let before = world.taken;
+                    world.step(cpu, 5, 0, 8);
+                    assert_eq!(world.taken, before + 1, "a yield");
+                }
+            }
+            assert_eq!(world.kernel.sched.cpus[0].current, wanted);
+        };
+        let short = |world: &mut World, op: u8, what: &str| {
+            let before = world.taken;
+            world.step(cpu, op, 0, 8);
+            assert_eq!(world.taken, before + 1, "{what}");
+        };
+        turn_to(&mut world, 0);
+        // The first use of a handle looks at its grants.
+        world.step(cpu, 3, 0, 8);
+        short(&mut world, 3, "a message into the inbox");
+        turn_to(&mut world, 3);
+        world.step(cpu, 3, 0, 8);
+        short(&mut world, 3, "a message out of it");
+        world.step(cpu, 4, 0, 8);
+        turn_to(&mut world, 0);
+        short(&mut world, 0, "a call");
+        assert_eq!(world.kernel.sched.cpus[0].current, Some(world.callers[3].thread));
+        short(&mut world, 0, "a reply");
+        assert_eq!(world.kernel.sched.cpus[0].current, Some(world.callers[0].thread));
+    }
+}

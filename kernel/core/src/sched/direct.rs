@@ -1,0 +1,172 @@
+//! The switch from a thread that stops to the one that it hands over to, where nobody else has a say in it: no queue, no
+//! reservation, no other processor. It is what [`Kernel::block`](crate::Kernel), a hand-over and a choice of the next thread
+//! do one after the other, and does not fail.
+
+use crate::machine::{CpuId, Nanos, SpaceId};
+use crate::sched::fair::{self, Entry};
+use crate::sched::{Class, Cpu, Place, Sched, TURN, ThreadSched, attention, bit};
+use crate::thread::{Thread, ThreadId, ThreadState};
+use crate::unit::Unit;
+use crate::wait::Wait;
+
+impl ThreadSched {
+    /// Whether it runs by its own rank, which needs no reservation, and no deadline waits for it.
+    #[inline(always)]
+    const fn is_plain(&self) -> bool {
+        self.class as u8 == self.params.class as u8
+            && self.priority == self.params.priority
+            && matches!(self.class, Class::Fixed | Class::BestEffort)
+            && self.donor.is_none()
+            && self.deadline_place.is_none()
+    }
+
+    /// Whether its rank is certainly not above that of `other`.
+    #[inline(always)]
+    pub(crate) const fn is_at_most(&self, other: &Self) -> bool {
+        let (one, two) = (self.class as u8, other.class as u8);
+        one < two || (one == two && self.priority <= other.priority)
+    }
+}
+
+impl Sched {
+    /// Whether `to`, which is blocked, may run on `cpu` as soon as `from` stops there, without a look at any queue.
+    #[inline(always)]
+    pub(crate) fn is_direct(&self, cpu: CpuId, from: &ThreadSched, to: &ThreadSched) -> bool {
+        let Some(entry) = self.cpu(cpu) else { return false };
+        let best = self.waiting_fixed == 0
+            || (self.cpus.len() == 1
+                && to.class == Class::Fixed
+                && entry.fixed_filled.checked_shr(u32::from(to.priority)).is_some_and(|filled| filled <= 1));
+        best && entry.edf.is_empty()
+            && from.is_plain()
+            && to.is_plain()
+            && to.cpu.0 == cpu.0
+            && to.affinity & bit(cpu) != 0
+    }
+}
+
+impl Cpu {
+    /// Counts the time that `thread` ran here, up to `now`.
+    #[inline(always)]
+    fn count(&mut self, thread: &mut Thread, unit: &mut Unit, now: Nanos) {
+        let state = &mut thread.sched;
+        let ran = now.since(state.since).0;
+        state.since = now;
+        state.stats.run += ran;
+        if state.class == Class::BestEffort {
+            let time = state.virtual_time.wrapping_add(fair::virtual_time(ran, state.params.weight));
+            state.virtual_time = time;
+            if self.fair.len() == 0 {
+                self.fair.advance(time);
+            }
+        }
+        unit.sched.stats.run += ran;
+        unit.sched.syscalls += u64::from(core::mem::take(&mut thread.syscalls));
+    }
+
+    /// `thread` runs here from now on, whose length of a turn is `turn`.
+    #[inline(always)]
+    fn begin(&mut self, id: ThreadId, thread: &mut Thread, now: Nanos, turn: Nanos) -> SpaceId {
+        let state = &mut thread.sched;
+        thread.state = ThreadState::Running;
+        state.since = now;
+        state.place = Place::Running;
+        state.stats.switches += 1;
+        self.switches += 1;
+        self.current = Some(id);
+        let (others, length) = if state.class == Class::BestEffort {
+            self.fair.advance(state.virtual_time);
+            (self.fair.len() != 0, turn)
+        } else {
+            (self.fixed_filled & 1u32.wrapping_shl(u32::from(state.priority)) != 0, TURN)
+        };
+        self.turn_ends = Nanos::NEVER;
+        if others {
+            let length =
+                if state.class == Class::BestEffort { fair::turn(length, state.params.weight) } else { length };
+            self.turn_ends = now.after(length);
+            if self.turn_ends < self.armed {
+                self.attention |= attention::TIMER;
+            }
+        }
+        thread.space
+    }
+
+    /// `from`, which runs here in `unit`, stops to wait without a deadline, and `to` goes on: [`Sched::is_direct`].
+    #[inline(always)]
+    #[expect(clippy::too_many_arguments, reason = "two threads and what belongs to them")]
+    pub(crate) fn hand_over(
+        &mut self,
+        from: &mut Thread,
+        unit: &mut Unit,
+        wait: Wait,
+        to_id: ThreadId,
+        to: &mut Thread,
+        now: Nanos,
+        turn: Nanos,
+    ) -> SpaceId {
+        self.count(from, unit, now);
+        from.wait = wait;
+        from.deadline = Nanos::NEVER;
+        from.state = ThreadState::Blocked;
+        from.sched.place = Place::Nowhere;
+        from.sched.stats.voluntary += 1;
+        to.wait = Wait::Nothing;
+        if to.sched.class == Class::BestEffort {
+            to.sched.virtual_time = self.fair.admit(to.sched.virtual_time);
+        }
+        self.begin(to_id, to, now, turn)
+    }
+}
+
+/// What a thread that yields finds: see [`Sched::yield_direct`].
+#[derive(Debug)]
+pub(crate) struct Yield<'a> {
+    pub(crate) threads: &'a mut crate::arena::Arena<Thread>,
+    pub(crate) units: &'a mut crate::arena::Arena<Unit>,
+    pub(crate) now: Nanos,
+    pub(crate) turn: Nanos,
+}
+
+impl Sched {
+    /// Whether the thread on the only processor yields to one of its own class, and nobody better waits.
+    #[inline(always)]
+    pub(crate) fn yields_direct(&self, from: &ThreadSched) -> bool {
+        let [entry] = self.cpus.as_slice() else { return false };
+        let queued = match from.class {
+            Class::Fixed => entry.fixed_filled.checked_shr(u32::from(from.priority)).is_some_and(|filled| filled == 1),
+            Class::BestEffort => entry.fixed_filled == 0 && entry.fair.len() != 0,
+            Class::Edf | Class::Background => false,
+        };
+        queued && entry.edf.is_empty() && from.is_plain() && from.moves_to.is_none() && from.allows(CpuId(0))
+    }
+
+    /// `id`, the thread on the only processor, goes behind its equals, and the first of them runs: after
+    /// [`Sched::yields_direct`]. `None` when there is none, and `id` stands in its queue.
+    #[inline(always)]
+    pub(crate) fn yield_direct(&mut self, id: ThreadId, with: Yield<'_>) -> Option<(ThreadId, SpaceId)> {
+        let Yield { threads, units, now, turn } = with;
+        let [entry] = self.cpus.as_mut_slice() else { return None };
+        let from = threads.get_mut(id)?;
+        let unit = units.get_mut(from.unit)?;
+        entry.count(from, unit, now);
+        from.registers.rax = 0;
+        from.state = ThreadState::Ready;
+        from.sched.place = Place::Queued;
+        from.sched.stats.voluntary += 1;
+        let next = if from.sched.class == Class::Fixed {
+            let queue = &mut entry.fixed[usize::from(from.sched.priority) % crate::sched::PRIORITIES];
+            queue.turn(threads, id)?
+        } else {
+            let time = entry.fair.admit(from.sched.virtual_time);
+            from.sched.virtual_time = time;
+            entry.fair.push(threads, id, time, Entry::BehindFirst);
+            entry.fair.pop(threads)?
+        };
+        let to = threads.get_mut(next)?;
+        let waited = now.since(to.sched.since).0;
+        to.sched.stats.wait += waited;
+        to.sched.stats.max_wait = to.sched.stats.max_wait.max(waited);
+        Some((next, entry.begin(next, to, now, turn)))
+    }
+}
