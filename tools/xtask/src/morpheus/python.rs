@@ -57,10 +57,10 @@ pub fn test() -> Result<Outcome> {
     Ok(outcome)
 }
 
-/// An environment with the tools and the wheel, for programs that use it; see [`test`].
+/// An environment with the tools and the wheel, for programs that use it; see [`test()`].
 ///
 /// # Errors
-/// As [`test`].
+/// As [`test()`].
 pub fn installed() -> Result<PathBuf> {
     let environment = environment()?;
     install(&workspace(), &environment)?;
