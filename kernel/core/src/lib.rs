@@ -7,6 +7,7 @@
 
 #![no_std]
 #![forbid(unsafe_code)]
+#![allow(rustdoc::private_intra_doc_links, reason = "the pages are for readers of the core, who see its private parts")]
 
 extern crate alloc;
 #[cfg(any(test, feature = "sim"))]

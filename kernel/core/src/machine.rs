@@ -1,6 +1,6 @@
 //! What the kernel needs of a machine: frames, address spaces, time, timers, kicks, a console.
 //!
-//! The kernel's logic runs over this trait and touches no hardware. `kernel/x86_64` implements it for real; [`crate::sim`]
+//! The kernel's logic runs over this trait and touches no hardware. `kernel/x86_64` implements it for real; `sim`
 //! implements it for tests, with several processors and virtual time. Every function is called with the kernel locked.
 
 /// A processor, counted from 0 in the order in which they were started.

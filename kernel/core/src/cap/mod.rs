@@ -1,7 +1,7 @@
 //! Capabilities: everything that can be touched is one; nothing is ambient (seed 3, 14.3, 15.1, 15.2).
 //!
 //! A unit names its capabilities by handles of its own [`table`]. Each capability is a [`grant`]: a node in the tree of who
-//! got it from whom. Using a handle is a few compares ([`Kernel::resolve`]): generation, revocation epoch, type, rights.
+//! got it from whom. Using a handle is a few compares (`Kernel::resolve`): generation, revocation epoch, type, rights.
 //! Only after a revocation somewhere does the next use of a handle walk its grant's ancestors, once.
 //!
 //! - `hold`: using, installing and closing handles; `references`: what keeps objects;
