@@ -5,6 +5,7 @@ use std::net::{Ipv6Addr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use rustix::io::Errno;
@@ -20,6 +21,9 @@ pub const OUTSIDE: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 2);
 
 /// The host's end of the wire.
 pub const WAN: &str = "wan0";
+
+/// Time between two router advertisements.
+const ADVERTISEMENTS: Duration = Duration::from_secs(5);
 
 /// A network namespace, removed when dropped.
 #[derive(Debug)]
@@ -126,8 +130,11 @@ impl World {
     /// # Errors
     /// When none can be sent, or none is heard in time.
     pub fn advertise(&self, prefix: Ipv6Addr, heard: impl Fn() -> Result<bool>) -> Result<()> {
+        let mut next = Instant::now();
         wait_for("an address from a router advertisement", || {
-            self.outside.inside(|| advertise(prefix))??;
+            if Instant::now() >= next && self.outside.inside(|| advertise(prefix))?? {
+                next = Instant::now() + ADVERTISEMENTS;
+            }
             Ok(heard()?.then_some(()))
         })
     }
@@ -142,7 +149,9 @@ impl World {
 }
 
 /// RFC 4861 section 4.2, with the options source link address left out and one prefix (section 4.6.2).
-fn advertise(prefix: Ipv6Addr) -> Result<()> {
+///
+/// False when the kernel has not seen the wire's signal yet.
+fn advertise(prefix: Ipv6Addr) -> Result<bool> {
     use rustix::net::{AddressFamily, SendFlags, SocketType, ipproto, sendto, socket, sockopt};
     const LIFETIME: u16 = 1800;
     let interface = std::fs::read_to_string("/proc/thread-self/net/if_inet6")?;
@@ -164,12 +173,13 @@ fn advertise(prefix: Ipv6Addr) -> Result<()> {
     sockopt::set_ipv6_multicast_if(&socket, index)?;
     let everyone = std::net::SocketAddrV6::new(Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1), 0, 0, index);
     match sendto(&socket, &message, SendFlags::empty(), &everyone) {
-        Ok(sent) => ensure!(sent == message.len(), "{sent} of {} bytes were sent", message.len()),
-        // The kernel has not seen the wire's signal yet.
-        Err(Errno::NETUNREACH | Errno::ADDRNOTAVAIL) => {}
-        Err(error) => return Err(error).context("cannot send a router advertisement"),
+        Ok(sent) => {
+            ensure!(sent == message.len(), "{sent} of {} bytes were sent", message.len());
+            Ok(true)
+        }
+        Err(Errno::NETUNREACH | Errno::ADDRNOTAVAIL) => Ok(false),
+        Err(error) => Err(error).context("cannot send a router advertisement"),
     }
-    Ok(())
 }
 
 /// Why network namespaces and taps cannot be used by this process, if so.
