@@ -25,8 +25,6 @@ fn main() -> ExitCode {
             Ok(console) => result(console, name),
             Err(error) => Err(Failed::from(error)),
         })
-        // Fails now and then, for a cause not found yet: docs/CAVEATS.md.
-        .with_ignored_flag(*name == "critical_section_blocks_escalation")
     });
     let code = libtest_mimic::run(&arguments, trials.collect()).exit_code();
     if let Ok(console) = &*boot {

@@ -117,6 +117,9 @@ impl World {
             ip(&["link", "set", WAN, "up"])
         })??;
         outside.inside(|| {
+            // It is the host's router. One that does not forward says so when it is asked for its link address, and the
+            // host then drops its default route (RFC 4861 section 7.3.3).
+            std::fs::write("/proc/sys/net/ipv6/conf/all/forwarding", "1")?;
             ip(&["address", "add", &format!("{OUTSIDE}/64"), "dev", "eth0", "nodad"])?;
             ip(&["address", "add", "fe80::2/64", "dev", "eth0", "nodad"])?;
             ip(&["link", "set", "eth0", "up"])

@@ -5,7 +5,8 @@
 //! apart.
 
 use std::collections::BTreeSet;
-use std::net::{Ipv6Addr, SocketAddr};
+use std::io::ErrorKind;
+use std::net::{Ipv6Addr, SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -41,6 +42,9 @@ const MIRROR_PORT: u16 = 9000;
 /// Prefixes that the router outside advertises before Holm starts, and later.
 const EARLY: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 1, 0, 0, 0, 0);
 const LATE: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 2, 0, 0, 0, 0);
+
+/// An address behind the router that nobody has.
+const NOWHERE: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 9, 9, 0, 0, 0, 9);
 
 const LEFT_MANIFEST: &str = r#"schema = 1
 app = "left"
@@ -184,9 +188,9 @@ fn outside_reaches_instances_through_the_ingress_only(batch: &Batch) -> Result<(
         ensure!(seen.iter().map(String::as_str).eq(wanted.iter().copied()), "{seen:?} answered, not {wanted:?}");
     }
     let target: SocketAddr = (instances[0].address, APP_PORT).into();
-    let reached = world.outside.inside(|| std::net::TcpStream::connect_timeout(&target, FUTILE))?;
+    let reached = world.outside.inside(|| TcpStream::connect_timeout(&target, FUTILE))?;
     let error = reached.err().with_context(|| format!("the outside reached {target} past the ingress"))?;
-    ensure!(error.kind() == std::io::ErrorKind::TimedOut, "failed in another way: {error}");
+    ensure!(error.kind() == ErrorKind::TimedOut, "failed in another way: {error}");
     Ok(())
 }
 
@@ -210,6 +214,10 @@ fn forwarding_host_still_follows_router_advertisements(batch: &Batch) -> Result<
     let world = batch.world()?;
     ensure!(forwarding(world)? == "1", "instances are routed without forwarding");
     ensure!(has_address(world, EARLY)?, "the host lost its address when Holm came");
+    // A use of the route asks the router for its link address, and the host keeps the route only when a router answers.
+    let nowhere = SocketAddr::from((NOWHERE, APP_PORT));
+    let error = world.host.inside(|| TcpStream::connect_timeout(&nowhere, FUTILE))?.err().context("nowhere answers")?;
+    ensure!(error.kind() == ErrorKind::TimedOut, "there was no route to use: {error}");
     let route = world.ask_host("ip", &["-6", "route", "show", "default"])?;
     ensure!(route.contains("proto ra") && route.contains(WAN), "the host lost its default route:\n{route}");
     world.advertise(LATE, || has_address(world, LATE))

@@ -90,6 +90,8 @@ pub(crate) struct Shown {
     pub(crate) taken: AtomicU64,
     /// Escalations, as its page says.
     pub(crate) escalations: AtomicU32,
+    /// Escalations that it had when it entered a long critical section.
+    pub(crate) entered_with: AtomicU32,
     /// Whether a hint is pending.
     pub(crate) pending: AtomicBool,
     /// For the scenario and the worker to agree on a next step.
