@@ -4,61 +4,140 @@
 
 use holm_abi::number;
 
+use crate::arena::Arena;
+use crate::channel::{Channel, ChannelWork};
+use crate::config::Config;
 use crate::kernel::{Kernel, Next};
 use crate::machine::{CpuId, Machine, Nanos};
-use crate::sched::direct::Yield;
-use crate::thread::ThreadId;
+use crate::sched::Cpu;
+use crate::thread::{Thread, ThreadId};
+use crate::trace::Counts;
+use crate::unit::Unit;
+
+/// What a processor does after a system call that went a short way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direct {
+    /// It goes on with the thread that made the call.
+    Same,
+    /// It goes on with another thread: the one of the last [`Machine::take_up`].
+    Switched,
+    /// It does this; the machine knows nothing of it yet.
+    Next(Next),
+}
+
+/// How a short way ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// With the thread that made the call.
+    Same,
+    /// With another one.
+    Switched,
+    /// With another one, at this time, and the timer is to be set.
+    Timed(Nanos),
+}
+
+/// What the short ways have to do with: the parts of the kernel, each borrowed for itself, so that what was found once need
+/// not be found again.
+#[derive(Debug)]
+pub(crate) struct Ways<'a, M> {
+    pub(crate) machine: &'a mut M,
+    pub(crate) threads: &'a mut Arena<Thread>,
+    pub(crate) units: &'a mut Arena<Unit>,
+    pub(crate) channels: &'a mut Arena<Channel>,
+    pub(crate) work: &'a mut ChannelWork,
+    pub(crate) counts: &'a mut Counts,
+    pub(crate) config: &'a Config,
+    /// The revocation epoch.
+    pub(crate) epoch: u64,
+    /// The processor, and whether it is the only one.
+    pub(crate) cpu: CpuId,
+    pub(crate) entry: &'a mut Cpu,
+    pub(crate) alone: bool,
+    /// See [`crate::sched::Sched`].
+    pub(crate) waiting_fixed: u64,
+    /// Who made the call.
+    pub(crate) current: ThreadId,
+}
 
 impl<M: Machine> Kernel<M> {
     /// The system call of the thread on `cpu`, when it is one of the few that have a short way, and that is free. `None`:
     /// nothing was done.
     #[inline(always)]
-    pub(crate) fn direct(&mut self, cpu: CpuId) -> Option<Next> {
+    pub fn direct(&mut self, cpu: CpuId) -> Option<Direct> {
         #[cfg(test)]
         if self.channel_work.slow_only {
             return None;
         }
-        let entry = self.sched.cpu(cpu)?;
-        if entry.attention != 0 || self.trace.kinds != 0 {
+        if self.trace.kinds != 0 {
+            return None;
+        }
+        let alone = self.sched.cpus.len() == 1;
+        let entry = self.sched.cpus.get_mut(cpu.0 as usize)?;
+        if entry.attention != 0 {
             return None;
         }
         let current = entry.current?;
         let thread = self.threads.get(current)?;
-        if thread.restricted.is_active() {
+        // Its vector registers are kept over system calls, or its guest made this one.
+        if thread.restricted.is_bound() {
             return None;
         }
-        match thread.registers.rax {
-            number::chan_call_short => self.direct_call(cpu, current),
-            number::chan_reply_recv_short => self.direct_reply_recv(cpu, current),
-            number::chan_send_short => self.direct_send(cpu, current),
-            number::chan_recv_short => self.direct_recv(cpu, current),
-            number::thread_yield => self.direct_yield(cpu, current),
+        let number = thread.registers.rax;
+        let ways = Ways {
+            machine: &mut self.machine,
+            threads: &mut self.threads,
+            units: &mut self.units,
+            channels: &mut self.channels,
+            work: &mut self.channel_work,
+            counts: &mut self.trace.counts,
+            config: &self.config,
+            epoch: self.caps.grants.epoch,
+            cpu,
+            entry,
+            alone,
+            waiting_fixed: self.sched.waiting_fixed,
+            current,
+        };
+        let way = match number {
+            number::chan_call_short => ways.call(),
+            number::chan_reply_recv_short => ways.reply_recv(),
+            number::chan_send_short => ways.send(),
+            number::chan_recv_short => ways.recv(),
+            number::thread_yield => ways.yields(),
             _ => None,
-        }
-    }
-
-    fn direct_yield(&mut self, cpu: CpuId, current: ThreadId) -> Option<Next> {
-        let thread = self.threads.get_mut(current)?;
-        if !self.sched.yields_direct(&thread.sched) {
-            return None;
-        }
-        // Nothing fails from here on.
-        thread.syscalls += 1;
-        self.sched.cpu_mut(cpu)?.syscalls += 1;
-        let now = self.machine.now();
-        let with = Yield { threads: &mut self.threads, units: &mut self.units, now, turn: self.config.turn };
-        match self.sched.yield_direct(current, with) {
-            Some((next, space)) if self.sched.cpu(cpu)?.attention == 0 => Some(Next::Run(next, space)),
-            _ => Some(self.direct_leave(cpu, now)),
+        };
+        match way? {
+            Way::Same => Some(Direct::Same),
+            Way::Switched => Some(Direct::Switched),
+            Way::Timed(now) => Some(Direct::Next(self.direct_leave(cpu, now))),
         }
     }
 
     /// Leaves when the timer has to be set after a switch.
     #[cold]
-    pub(crate) fn direct_leave(&mut self, cpu: CpuId, now: Nanos) -> Next {
+    fn direct_leave(&mut self, cpu: CpuId, now: Nanos) -> Next {
         self.sched.here = cpu;
         self.sched.clock = now;
         self.leave(cpu)
+    }
+}
+
+impl<M: Machine> Ways<'_, M> {
+    /// The switch from one thread to another, which the scheduler knows of already.
+    #[inline(always)]
+    pub(crate) fn switched(
+        machine: &mut M,
+        entry: &Cpu,
+        from: &mut Thread,
+        to: (ThreadId, &mut Thread),
+        now: Nanos,
+    ) -> Way {
+        if entry.attention != 0 {
+            return Way::Timed(now);
+        }
+        machine.set_down(from);
+        machine.take_up(to.0, to.1);
+        Way::Switched
     }
 }
 
@@ -74,7 +153,6 @@ mod tests {
     use super::*;
     use crate::caller::{Caller, Outcome};
     use crate::cap::Types;
-    use crate::kernel::Next;
     use crate::object::Object;
     use crate::sched::Params;
     use crate::sim::SimMachine;
@@ -146,9 +224,18 @@ mod tests {
             registers.rax = call;
             (registers.rdi, registers.rsi) = (short, second);
             [registers.rdx, registers.r10, registers.r8, registers.r9] = [word, !word, word.rotate_left(9), 4];
-            if let Some(Next::Run(..)) = if kernel.channel_work.slow_only { None } else { kernel.direct(cpu) } {
+            kernel.machine.taken_up = None;
+            if let Some(way) = kernel.direct(cpu) {
                 self.taken += 1;
                 let thread = kernel.sched.cpus[cpu.0 as usize].current;
+                match way {
+                    Direct::Same => assert_eq!(thread, Some(current)),
+                    Direct::Switched => {
+                        let space = thread.and_then(|thread| kernel.threads.get(thread)).unwrap().space;
+                        assert_eq!(kernel.machine.taken_up, Some((thread.unwrap(), space)));
+                    }
+                    Direct::Next(_) => assert_eq!(kernel.machine.taken_up, None),
+                }
                 return format!("{:?}", thread);
             }
             kernel.system_call_slowly(cpu);

@@ -3,6 +3,7 @@
 use holm_abi::{Error, TraceKind};
 
 use crate::caller::{Answer, Caller, Outcome};
+use crate::direct::Direct;
 use crate::kernel::{Fault, Kernel, Next};
 use crate::machine::{CpuId, Machine, Nanos};
 use crate::sched::attention;
@@ -12,18 +13,20 @@ use crate::thread::ThreadId;
 const SYSCALL_BYTES: u64 = 2;
 
 impl<M: Machine> Kernel<M> {
-    /// The thread on `cpu` made a system call; its registers say which.
+    /// The thread on `cpu` made a system call; its registers say which. A machine that can take its own short cuts calls
+    /// [`Kernel::direct`] first, and then [`Kernel::system_call_slowly`].
     #[inline]
     pub fn system_call(&mut self, cpu: CpuId) -> Next {
         match self.direct(cpu) {
-            Some(next) => next,
+            Some(Direct::Next(next)) => next,
+            Some(Direct::Same | Direct::Switched) => self.leave(cpu),
             None => self.system_call_slowly(cpu),
         }
     }
 
     /// As [`Kernel::system_call`], the long way.
     #[inline(never)]
-    pub(crate) fn system_call_slowly(&mut self, cpu: CpuId) -> Next {
+    pub fn system_call_slowly(&mut self, cpu: CpuId) -> Next {
         let Some(current) = self.arrive(cpu) else { return self.leave(cpu) };
         let pressed = match self.sched.cpu_mut(cpu) {
             Some(entry) => {
