@@ -5,14 +5,20 @@
 use holm_abi::number;
 
 use crate::arena::Arena;
+use crate::cap::grant::Grants;
 use crate::channel::{Channel, ChannelWork};
 use crate::config::Config;
 use crate::kernel::{Kernel, Next};
 use crate::machine::{CpuId, Machine, Nanos};
+use crate::memory::Region;
 use crate::sched::Cpu;
 use crate::thread::{Thread, ThreadId};
 use crate::trace::Counts;
 use crate::unit::Unit;
+
+/// The numbers of the short calls on channels follow each other.
+const FIRST_SHORT: u64 = number::chan_send_short;
+const LAST_SHORT: u64 = number::chan_reply_recv_short;
 
 /// What a processor does after a system call that went a short way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,8 +53,10 @@ pub(crate) struct Ways<'a, M> {
     pub(crate) work: &'a mut ChannelWork,
     pub(crate) counts: &'a mut Counts,
     pub(crate) config: &'a Config,
-    /// The revocation epoch.
+    /// All grants, and the revocation epoch.
+    pub(crate) grants: &'a mut Grants,
     pub(crate) epoch: u64,
+    pub(crate) regions: &'a Arena<Region>,
     /// The processor, and whether it is the only one.
     pub(crate) cpu: CpuId,
     pub(crate) entry: &'a mut Cpu,
@@ -62,8 +70,13 @@ pub(crate) struct Ways<'a, M> {
 impl<M: Machine> Kernel<M> {
     /// The system call of the thread on `cpu`, when it is one of the few that have a short way, and that is free. `None`:
     /// nothing was done.
+    ///
+    /// `number` is what stands in the thread's `rax`.
     #[inline(always)]
-    pub fn direct(&mut self, cpu: CpuId) -> Option<Direct> {
+    pub fn direct(&mut self, cpu: CpuId, number: u64) -> Option<Direct> {
+        if !matches!(number, FIRST_SHORT..=LAST_SHORT | number::cap_revoke | number::thread_yield) {
+            return None;
+        }
         #[cfg(test)]
         if self.channel_work.slow_only {
             return None;
@@ -82,7 +95,6 @@ impl<M: Machine> Kernel<M> {
         if thread.restricted.is_bound() {
             return None;
         }
-        let number = thread.registers.rax;
         let ways = Ways {
             machine: &mut self.machine,
             threads: &mut self.threads,
@@ -92,6 +104,8 @@ impl<M: Machine> Kernel<M> {
             counts: &mut self.trace.counts,
             config: &self.config,
             epoch: self.caps.grants.epoch,
+            grants: &mut self.caps.grants,
+            regions: &self.regions,
             cpu,
             entry,
             alone,
@@ -104,6 +118,7 @@ impl<M: Machine> Kernel<M> {
             number::chan_send_short => ways.send(),
             number::chan_recv_short => ways.recv(),
             number::thread_yield => ways.yields(),
+            number::cap_revoke => ways.revoke(),
             _ => None,
         };
         match way? {
@@ -153,6 +168,7 @@ mod tests {
     use super::*;
     use crate::caller::{Caller, Outcome};
     use crate::cap::Types;
+    use crate::channel::{ChannelId, End};
     use crate::object::Object;
     use crate::sched::Params;
     use crate::sim::SimMachine;
@@ -164,6 +180,7 @@ mod tests {
         kernel: Kernel<SimMachine>,
         callers: Vec<Caller>,
         handles: Vec<[Handle; 2]>,
+        channels: Vec<ChannelId>,
         taken: u32,
     }
 
@@ -171,7 +188,7 @@ mod tests {
         fn new(cpus: u32, params: &[Params]) -> Self {
             let (mut kernel, units, callers) = ipc::kernel_on(cpus, 2, 3);
             let callers: Vec<Caller> = callers.into_iter().flatten().collect();
-            let mut handles = Vec::new();
+            let (mut handles, mut channels) = (Vec::new(), Vec::new());
             for priorities in [false, true] {
                 let owner = callers[3];
                 let mode = if priorities { ChanMode::Bidi } else { ChanMode::Uni };
@@ -180,7 +197,8 @@ mod tests {
                 let second = kernel.threads.get(owner.thread).unwrap().registers.rdx;
                 let [a, b] = [first, second].map(|handle| Handle::from_register(handle).unwrap());
                 let cap = kernel.resolve(owner.unit, b, Types::ANY, Rights::SEND).unwrap();
-                let Object::Channel(..) = cap.object else { panic!("a channel") };
+                let Object::Channel(id, _) = cap.object else { panic!("a channel") };
+                channels.push(id);
                 // Both units hold the sending end; the servers' the receiving one.
                 let client = kernel.cap_install(units[0], cap.object, cap.rights, TransferFlags::ALL).unwrap();
                 handles.push([client, a]);
@@ -195,13 +213,14 @@ mod tests {
             for cpu in (0..cpus).map(CpuId) {
                 kernel.kicked(cpu);
             }
-            Self { kernel, callers, handles, taken: 0 }
+            Self { kernel, callers, handles, channels, taken: 0 }
         }
 
         /// What happens on `cpu` next; says what it does then.
         fn step(&mut self, cpu: CpuId, op: u8, which: usize, word: u64) -> String {
             let kernel = &mut self.kernel;
             let Some(current) = kernel.sched.cpus[cpu.0 as usize].current else { return String::new() };
+            let unit = kernel.threads.get(current).unwrap().unit;
             let serves = self.callers[3..].iter().any(|caller| caller.thread == current);
             let [send, receive] = self.handles[which % self.handles.len()];
             let channel = if serves { receive } else { send };
@@ -219,13 +238,24 @@ mod tests {
                 (7, true) => (number::chan_recv_short, u64::MAX),
                 (4, false) => (number::chan_call_short, word),
                 (5, _) => (number::thread_yield, 0),
+                (8, _) => (number::cap_revoke, 0),
                 _ => (number::time_get, 0),
             };
             registers.rax = call;
             (registers.rdi, registers.rsi) = (short, second);
+            if op == 8 {
+                // Of a capability of its own, which was used or not.
+                let object = Object::Channel(self.channels[which % 2], End::A);
+                let handle = kernel.cap_install(unit, object, Rights::SEND, TransferFlags::ALL).unwrap();
+                if word % 2 == 0 {
+                    kernel.resolve(unit, handle, Types::ANY, Rights::NONE).unwrap();
+                }
+                kernel.running(current).unwrap().registers.rdi = handle.raw() as u64;
+            }
+            let registers = &mut kernel.running(current).unwrap().registers;
             [registers.rdx, registers.r10, registers.r8, registers.r9] = [word, !word, word.rotate_left(9), 4];
             kernel.machine.taken_up = None;
-            if let Some(way) = kernel.direct(cpu) {
+            if let Some(way) = kernel.direct(cpu, call) {
                 self.taken += 1;
                 let thread = kernel.sched.cpus[cpu.0 as usize].current;
                 match way {
@@ -236,10 +266,18 @@ mod tests {
                     }
                     Direct::Next(_) => assert_eq!(kernel.machine.taken_up, None),
                 }
+                self.drain();
                 return format!("{:?}", thread);
             }
             kernel.system_call_slowly(cpu);
-            format!("{:?}", kernel.sched.cpus[cpu.0 as usize].current)
+            let thread = kernel.sched.cpus[cpu.0 as usize].current;
+            self.drain();
+            format!("{:?}", thread)
+        }
+
+        /// Work that waits is the one thing that the short ways leave for later.
+        fn drain(&mut self) {
+            while self.kernel.work_step() {}
         }
 
         /// Timers that are due and processors that were kicked enter the kernel.
@@ -357,6 +395,7 @@ mod tests {
         short(&mut world, 0, "a call");
         assert_eq!(world.kernel.sched.cpus[0].current, Some(world.callers[3].thread));
         short(&mut world, 0, "a reply");
+        short(&mut world, 8, "a revocation");
         assert_eq!(world.kernel.sched.cpus[0].current, Some(world.callers[0].thread));
     }
 }

@@ -212,12 +212,12 @@ impl Machine for X86 {
         })
     }
 
-    #[inline]
+    #[inline(always)]
     fn set_down(&mut self, from: &mut Thread) {
         leave::set_down(this_cpu(), from);
     }
 
-    #[inline]
+    #[inline(always)]
     fn take_up(&mut self, to: ThreadId, thread: &mut Thread) {
         let cpu = this_cpu();
         tlb::enter(cpu, &self.spaces, thread.space);

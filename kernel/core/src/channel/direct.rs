@@ -13,7 +13,7 @@ use crate::cap::table::Content;
 use crate::direct::{Way, Ways};
 use crate::machine::{Machine, Nanos};
 use crate::object::Object;
-use crate::thread::{Registers, ThreadState};
+use crate::thread::ThreadState;
 use crate::unit::Unit;
 use crate::wait::Wait;
 
@@ -25,10 +25,10 @@ struct Through {
     grant: GrantId,
 }
 
-/// The channel that a handle names, if that is certain at once.
+/// The channel that a handle, the low half of `word`, names, if that is certain at once.
 #[inline(always)]
-fn through(unit: &mut Unit, short: Short, right: Rights, epoch: u64) -> Option<Through> {
-    let slot = unit.caps.slot_mut(short.channel).ok()?;
+fn through(unit: &mut Unit, word: u64, right: Rights, epoch: u64) -> Option<Through> {
+    let slot = unit.caps.slot_by(word as u16, (word >> 16) as u16)?;
     let (Content::Held(grant), Object::Channel(id, end)) = (slot.content, slot.object) else { return None };
     if slot.checked != epoch || !slot.rights.contains(right) {
         return None;
@@ -36,11 +36,15 @@ fn through(unit: &mut Unit, short: Short, right: Rights, epoch: u64) -> Option<T
     Some(Through { id, end, badge: slot.badge, grant })
 }
 
-/// The first argument of a short message.
+/// Bytes and priority of a short message, by its first argument.
 #[inline(always)]
-fn short_of(registers: &Registers, wait: bool) -> Option<Short> {
-    let short = Short::from_register(registers.rdi).ok()?;
-    (short.flags == ShortFlags::NONE || (!wait && short.flags == ShortFlags::NONBLOCK)).then_some(short)
+fn shape(word: u64, wait: bool) -> Option<(u8, u8)> {
+    if word >> 32 == holm_abi::limits::SHORT_BYTES {
+        return Some((holm_abi::limits::SHORT_BYTES as u8, 0));
+    }
+    let short = Short::from_register(word).ok()?;
+    (short.flags == ShortFlags::NONE || (!wait && short.flags == ShortFlags::NONBLOCK))
+        .then_some((short.bytes, short.priority))
 }
 
 impl<M: Machine> Ways<'_, M> {
@@ -53,14 +57,15 @@ impl<M: Machine> Ways<'_, M> {
         if from.registers.rsi != Nanos::NEVER.0 {
             return None;
         }
-        let short = short_of(&from.registers, true)?;
+        let word = from.registers.rdi;
+        let (bytes, priority) = shape(word, true)?;
         let unit = units.get_mut(from.unit)?;
-        let Through { id, end, badge, .. } = through(unit, short, Rights::SEND, epoch)?;
+        let Through { id, end, badge, .. } = through(unit, word, Rights::SEND, epoch)?;
         let channel = channels.get_mut(id)?;
         let inherits = !channel.flags.contains(holm_abi::ChanFlags::NO_INHERITANCE);
         let peer = channel.side_mut(end.peer());
         let inbox = peer.inbox.as_mut()?;
-        if inbox.messages != 0 || u32::from(short.bytes) > inbox.made().message {
+        if inbox.messages != 0 || u32::from(bytes) > inbox.made().message {
             return None;
         }
         let server = peer.receivers.only()?;
@@ -90,8 +95,8 @@ impl<M: Machine> Ways<'_, M> {
         from.calls.receive = ReceiveRequest::SHORT;
         from.calls.stage = Stage::Served(server);
         let token = from.calls.token(current);
-        let rax = short_result(short.bytes, short.priority, token);
-        put(&mut to.registers, arriving(&from.registers, short.bytes), rax, token, badge);
+        let rax = short_result(bytes, priority, token);
+        put(&mut to.registers, arriving(&from.registers, bytes), rax, token, badge);
         peer.server = Some(server);
         peer.open_calls += 1;
         peer.receivers.take_only(to);
@@ -118,9 +123,10 @@ impl<M: Machine> Ways<'_, M> {
         if token as u32 != target.index() {
             return None;
         }
-        let short = short_of(&from.registers, true)?;
+        let word = from.registers.rdi;
+        let (bytes, priority) = shape(word, true)?;
         let unit = units.get_mut(from.unit)?;
-        let Through { id, end, badge, grant } = through(unit, short, Rights::RECEIVE, epoch)?;
+        let Through { id, end, badge, grant } = through(unit, word, Rights::RECEIVE, epoch)?;
         let channel = channels.get_mut(id)?;
         let peer = channel.side(end.peer());
         if peer.closed || !peer.senders.is_empty() {
@@ -128,7 +134,7 @@ impl<M: Machine> Ways<'_, M> {
         }
         let side = channel.side_mut(end);
         let inbox = side.inbox.as_ref()?;
-        if inbox.messages != 0 || u32::from(short.bytes) > inbox.made().message || !side.receivers.is_empty() {
+        if inbox.messages != 0 || u32::from(bytes) > inbox.made().message || !side.receivers.is_empty() {
             return None;
         }
         let (from, to) = threads.pair_mut(current, target)?;
@@ -146,8 +152,8 @@ impl<M: Machine> Ways<'_, M> {
             return None;
         }
         // Nothing fails from here on. Who is replied to lent nothing that counted: the rank of `from` is its own.
-        let rax = short_result(short.bytes, short.priority, 0);
-        put(&mut to.registers, arriving(&from.registers, short.bytes), rax, 0, badge);
+        let rax = short_result(bytes, priority, 0);
+        put(&mut to.registers, arriving(&from.registers, bytes), rax, 0, badge);
         from.calls.receive = ReceiveRequest { grant: Some(grant), epoch, ..ReceiveRequest::SHORT };
         from.calls.callers = None;
         to.calls.stage = Stage::None;
@@ -170,15 +176,16 @@ impl<M: Machine> Ways<'_, M> {
             return None;
         }
         let from = threads.get_mut(current)?;
-        let short = short_of(&from.registers, false)?;
+        let word = from.registers.rdi;
+        let (bytes, priority) = shape(word, false)?;
         let unit = units.get_mut(from.unit)?;
-        let Through { id, end, badge, .. } = through(unit, short, Rights::SEND, epoch)?;
+        let Through { id, end, badge, .. } = through(unit, word, Rights::SEND, epoch)?;
         let channel = channels.get_mut(id)?;
         if !channel.side(end).senders.is_empty() {
             return None;
         }
         let peer = channel.side_mut(end.peer());
-        let length = u32::from(short.bytes);
+        let length = u32::from(bytes);
         if peer.closed || !peer.receivers.is_empty() || peer.watchers.count != 0 {
             return None;
         }
@@ -188,14 +195,8 @@ impl<M: Machine> Ways<'_, M> {
         }
         let words = [from.registers.rdx, from.registers.r10, from.registers.r8, from.registers.r9];
         let sequence = work.sequence + 1;
-        let header = Header {
-            sequence,
-            sender: from.unit.number(),
-            badge,
-            length,
-            priority: short.priority,
-            ..Header::default()
-        };
+        let header =
+            Header { sequence, sender: from.unit.number(), badge, length, priority: priority, ..Header::default() };
         inbox.push_short(header.sealed(), words)?;
         // Nothing failed.
         work.sequence = sequence;
@@ -211,9 +212,10 @@ impl<M: Machine> Ways<'_, M> {
     pub(crate) fn recv(self) -> Option<Way> {
         let Self { threads, units, channels, counts, epoch, entry, current, .. } = self;
         let to = threads.get_mut(current)?;
-        let short = short_of(&to.registers, false)?;
+        let word = to.registers.rdi;
+        shape(word, false)?;
         let unit = units.get_mut(to.unit)?;
-        let Through { id, end, grant, .. } = through(unit, short, Rights::RECEIVE, epoch)?;
+        let Through { id, end, grant, .. } = through(unit, word, Rights::RECEIVE, epoch)?;
         let channel = channels.get_mut(id)?;
         let peer = channel.side(end.peer());
         if !peer.senders.is_empty() || peer.watchers.count != 0 {

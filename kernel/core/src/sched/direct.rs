@@ -121,6 +121,29 @@ impl Cpu {
     }
 }
 
+impl Cpu {
+    /// `from`, which runs here in `unit`, yields: it is or will be in its queue.
+    #[inline(always)]
+    fn set_aside(&mut self, from: &mut Thread, unit: &mut Unit, now: Nanos) {
+        from.syscalls += 1;
+        self.syscalls += 1;
+        self.count(from, unit, now);
+        from.registers.rax = 0;
+        from.state = ThreadState::Ready;
+        from.sched.place = Place::Queued;
+        from.sched.stats.voluntary += 1;
+    }
+
+    /// `to`, which was queued here, goes on.
+    #[inline(always)]
+    fn resume(&mut self, id: ThreadId, to: &mut Thread, now: Nanos, turn: Nanos) {
+        let waited = now.since(to.sched.since).0;
+        to.sched.stats.wait += waited;
+        to.sched.stats.max_wait = to.sched.stats.max_wait.max(waited);
+        self.begin(id, to, now, turn);
+    }
+}
+
 impl<M: Machine> Ways<'_, M> {
     /// The thread on the only processor yields to one of its own class, and nobody better waits: it goes behind its equals,
     /// and the first of them runs.
@@ -144,15 +167,23 @@ impl<M: Machine> Ways<'_, M> {
             return None;
         }
         let unit = units.get_mut(from.unit)?;
+        if state.class == Class::Fixed {
+            let queue = &mut entry.fixed[usize::from(state.priority) % crate::sched::PRIORITIES];
+            if let Some(next) = queue.only() {
+                // The two change places.
+                let (from, to) = threads.pair_mut(current, next)?;
+                // Nothing fails from here on.
+                queue.take_only(to);
+                queue.put_only(current, from);
+                let now = machine.now();
+                entry.set_aside(from, unit, now);
+                entry.resume(next, to, now, config.turn);
+                return Some(Self::switched(machine, entry, from, (next, to), now));
+            }
+        }
         // Nothing fails from here on: there is another one in the queue.
-        from.syscalls += 1;
-        entry.syscalls += 1;
         let now = machine.now();
-        entry.count(from, unit, now);
-        from.registers.rax = 0;
-        from.state = ThreadState::Ready;
-        from.sched.place = Place::Queued;
-        from.sched.stats.voluntary += 1;
+        entry.set_aside(from, unit, now);
         let next = if from.sched.class == Class::Fixed {
             let queue = &mut entry.fixed[usize::from(from.sched.priority) % crate::sched::PRIORITIES];
             queue.turn(threads, current)?
@@ -163,10 +194,7 @@ impl<M: Machine> Ways<'_, M> {
             entry.fair.pop(threads)?
         };
         let to = threads.get_mut(next)?;
-        let waited = now.since(to.sched.since).0;
-        to.sched.stats.wait += waited;
-        to.sched.stats.max_wait = to.sched.stats.max_wait.max(waited);
-        entry.begin(next, to, now, config.turn);
+        entry.resume(next, to, now, config.turn);
         match threads.pair_mut(current, next) {
             Some((from, to)) => Some(Self::switched(machine, entry, from, (next, to), now)),
             // Nobody was before it after all.

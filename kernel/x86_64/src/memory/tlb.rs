@@ -43,7 +43,7 @@ const fn tag(space: SpaceId) -> u32 {
 }
 
 /// Loads `space` on this processor. The kernel is locked.
-#[inline]
+#[inline(always)]
 pub(crate) fn enter(cpu: &PerCpu, spaces: &Spaces, id: SpaceId) {
     if cpu.space.get() == id {
         return;

@@ -26,13 +26,13 @@ pub(super) struct Frame {
     ss: u64,
 }
 
-/// A user program made a system call, not the null call; its registers are saved, those of a guest in restricted mode with
+/// A user program made system call `number`, not the null call; its registers are saved, those of a guest in restricted mode with
 /// the vector registers.
-pub(super) extern "C" fn system_call() -> Exit {
+pub(super) extern "C" fn system_call(number: u64) -> Exit {
     let cpu = this_cpu();
     measure::entered(cpu);
     let mut kernel = lock(cpu);
-    let exit = match kernel.direct(cpu.id) {
+    let exit = match kernel.direct(cpu.id, number) {
         // A thread whose vector registers are kept does not get here.
         Some(Direct::Same) => Exit::Same,
         Some(Direct::Switched) => cpu.exit.get(),
@@ -48,7 +48,7 @@ pub(super) extern "C" fn system_call() -> Exit {
 #[cold]
 #[inline(never)]
 fn slow_system_call(mut kernel: Locked, cpu: &PerCpu) -> Exit {
-    let next = kernel.system_call(cpu.id);
+    let next = kernel.system_call_slowly(cpu.id);
     leave(kernel, cpu, next)
 }
 

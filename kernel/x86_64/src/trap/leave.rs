@@ -94,7 +94,15 @@ fn float_modes() -> u64 {
 }
 
 /// Prepares another thread, or the same one with other registers.
+#[inline]
 fn change(kernel: &mut Locked, cpu: &PerCpu, id: ThreadId, space: SpaceId) -> Exit {
+    if cpu.thread.get() == id.number() && cpu.space.get() == space {
+        // SAFETY: `cpu.thread` is the thread that runs next, so it exists, and its structure does not move; the kernel is
+        // locked, and nothing else refers to the thread meanwhile.
+        let thread = unsafe { &mut *cpu.thread_at.get() };
+        set_down(cpu, thread);
+        return take_up(cpu, id, thread);
+    }
     set_aside(kernel, cpu);
     tlb::enter(cpu, kernel.machine().spaces(), space);
     let Some(thread) = kernel.running(id) else { panic!("the core runs a thread that does not exist") };
@@ -102,7 +110,7 @@ fn change(kernel: &mut Locked, cpu: &PerCpu, id: ThreadId, space: SpaceId) -> Ex
 }
 
 /// Prepares the exit to a thread whose address space is loaded.
-#[inline]
+#[inline(always)]
 pub(crate) fn take_up(cpu: &PerCpu, id: ThreadId, thread: &mut Thread) -> Exit {
     let registers = &mut thread.registers;
     // A return to an address that is none would fault in the kernel; to this one it faults in the program.

@@ -51,7 +51,8 @@ global_asm!(
     // The null call does nothing, for which neither the lock nor the core is needed; its number is its result.
     "test rax, rax",
     "jz 2f",
-    "22: call {system_call}",
+    "22: mov rdi, rax",
+    "call {system_call}",
     "",
     // What is to be done next is in `eax`: see `leave::Exit`.
     "leave_kernel:",
