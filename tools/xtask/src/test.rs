@@ -43,7 +43,6 @@ const STAGES: [Stage; 9] = [
         name: "lints",
         run: |root| check(root, &["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"]),
     },
-    Stage { name: "dependencies", run: |root| deny::check(root).map(Count::of) },
     Stage { name: "docs", run: |root| check(root, &["doc", "--quiet", "--workspace", "--no-deps"]) },
     Stage {
         name: "tests",
@@ -70,7 +69,11 @@ const STAGES: [Stage; 9] = [
         name: "end-to-end",
         run: |root| tests(root, &["--package", "holm-e2e", "--package", "morpheus-e2e", "--", "--test-threads=1"]),
     },
+    // Last: its tool is built while the stages before wait for guests.
+    Stage { name: DEPENDENCIES, run: |root| deny::check(root).map(Count::of) },
 ];
+
+const DEPENDENCIES: &str = "dependencies";
 
 /// Runs the stages named in `only` (all when empty), and prints `N passed, N failed` as the last line.
 ///
@@ -84,7 +87,11 @@ pub fn run(only: &[String]) -> Result<()> {
     let root = workspace();
     let mut total = Count::default();
     let mut red = Vec::new();
-    for stage in STAGES.iter().filter(|stage| only.is_empty() || only.iter().any(|name| name == stage.name)) {
+    let wanted = |name: &str| only.is_empty() || only.iter().any(|one| one == name);
+    if wanted(DEPENDENCIES) {
+        deny::build_ahead(&root);
+    }
+    for stage in STAGES.iter().filter(|stage| wanted(stage.name)) {
         println!("── {} ──", stage.name);
         let began = Instant::now();
         let count = (stage.run)(&root).unwrap_or_else(|error| {
