@@ -95,6 +95,8 @@ fn guest_network(attachment: &Attachment) -> Network {
             mac: Some(mac.clone()),
             v6: Some(Ipv6Address { address: *address, prefix: 128, gateway: Some(*gateway) }),
             dns: dns.clone(),
+            // Instances reach each other only here.
+            names: true,
             ..Network::default()
         },
         // The fixed addresses of QEMU's user network.
