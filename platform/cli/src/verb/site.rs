@@ -24,6 +24,7 @@ pub(crate) fn up(up: Up, state: PathBuf) -> Result<(), Failure> {
         sni_port,
         listen: up.listen,
         network: up.network,
+        memory: up.memory,
         accel: up.accel,
         registry_auth: up.registry_auth,
         insecure_registries: up.insecure_registry,
