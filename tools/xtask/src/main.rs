@@ -5,7 +5,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use xtask::{bench, build, demo, kernel, morpheus, soak, test};
+use xtask::{bench, build, demo, fuzz, kernel, morpheus, soak, test};
 
 /// Tools for developing Holm
 #[derive(Debug, Parser)]
@@ -27,6 +27,8 @@ enum Task {
     /// Try for long what must never fail
     #[command(subcommand)]
     Soak(soak::Task),
+    /// Look for bytes that upset a parser
+    Fuzz(fuzz::Options),
     /// The Holm kernel: build it, run it, test it
     #[command(subcommand)]
     Kernel(kernel::Task),
@@ -35,7 +37,7 @@ enum Task {
     Morpheus(Morpheus),
     /// Run every test, or the named stages
     Test {
-        /// Stages: format, lints, dependencies, docs, tests, kernel, python, end-to-end
+        /// Stages: format, lints, dependencies, docs, tests, fuzz, kernel, python, end-to-end
         stages: Vec<String>,
     },
 }
@@ -60,6 +62,7 @@ fn main() -> anyhow::Result<ExitCode> {
     match Arguments::parse().task {
         Task::Demo(options) => demo::run(&options)?,
         Task::Dist => build::dist()?,
+        Task::Fuzz(options) => fuzz::run(&options)?,
         Task::Bench(Bench::Platform(options)) => bench::platform(&options)?,
         Task::Bench(Bench::Morpheus(options)) => bench::morpheus::run(&options)?,
         Task::Bench(Bench::Kernel(options)) => return bench::kernel::run(&options),

@@ -63,7 +63,8 @@ fn manifest(app: &AppName, image: Option<&str>, port: Option<u16>) -> Result<Man
         stop: StopPolicy::default(),
         restart: Default::default(),
     };
-    let route = port.map(|port| Route { on: RouteMatch::TcpPort(port), process: web.clone(), port });
+    let route =
+        port.map(|port| Route { on: RouteMatch::TcpPort(port), process: web.clone(), port, proxy_protocol: false });
     Ok(Manifest {
         app: app.clone(),
         image: image.map(str::to_owned),
@@ -72,6 +73,7 @@ fn manifest(app: &AppName, image: Option<&str>, port: Option<u16>) -> Result<Man
         release: None,
         routes: route.into_iter().collect(),
         config: BTreeMap::new(),
+        ingress: Default::default(),
         environments: BTreeMap::new(),
     })
 }

@@ -35,7 +35,8 @@ pub(crate) fn manifest(instances: u32, port: u16) -> Box<Manifest> {
         processes: BTreeMap::from([(web(), process)]),
         strategy: Default::default(),
         release: None,
-        routes: vec![Route { on: RouteMatch::TcpPort(80), process: web(), port }],
+        routes: vec![Route { on: RouteMatch::TcpPort(80), process: web(), port, proxy_protocol: false }],
+        ingress: Default::default(),
         config: BTreeMap::new(),
         environments: BTreeMap::new(),
     })
