@@ -33,7 +33,9 @@ pub(crate) struct Board {
 
 impl Board {
     pub(crate) fn new(generation: Seq) -> Self {
-        let report = HostReport { generation, instances: BTreeMap::new() };
+        // Different from every other run is all it has to be.
+        let since = jiff::Timestamp::now().as_nanosecond().unsigned_abs() as u64;
+        let report = HostReport { run: since, number: 0, generation, instances: BTreeMap::new() };
         Self { report: watch::Sender::new(Arc::new(report)), reach: Mutex::default() }
     }
 
@@ -62,7 +64,13 @@ impl Board {
     }
 
     fn change(&self, change: impl FnOnce(&mut Arc<HostReport>) -> Option<()>) {
-        self.report.send_if_modified(|report| change(report).is_some());
+        self.report.send_if_modified(|report| {
+            let changed = change(report).is_some();
+            if changed {
+                Arc::make_mut(report).number += 1;
+            }
+            changed
+        });
     }
 
     /// Where the healthy instances of `app` are, by process type.
