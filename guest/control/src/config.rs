@@ -8,6 +8,8 @@ use core::net::{Ipv4Addr, Ipv6Addr};
 use base64::Engine as _;
 use serde::{Deserialize, Serialize};
 
+use crate::GuestVolume;
+
 /// Everything a guest needs to run its app. Sent once; the same again is acknowledged, a different one refused.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Config {
@@ -47,6 +49,9 @@ pub struct Config {
     /// Files written into the root before the app starts.
     #[serde(default)]
     pub files: Vec<GuestFile>,
+    /// Volumes mounted before the app starts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub volumes: Vec<GuestVolume>,
     /// Milliseconds an exited guest waits to be told to stop before it powers off by itself.
     #[serde(default = "default_linger_ms")]
     pub linger_ms: u64,
@@ -268,6 +273,9 @@ impl Config {
         }
         if let Some(health) = &self.health {
             health.check()?;
+        }
+        for volume in &self.volumes {
+            volume.check()?;
         }
         for file in &self.files {
             let inside = file.path.starts_with('/') && !file.path.ends_with('/') && !file.path.contains('\0');

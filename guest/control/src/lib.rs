@@ -34,6 +34,7 @@ mod log;
 mod message;
 mod signal;
 mod state;
+mod volume;
 
 #[cfg(feature = "host")]
 pub mod host;
@@ -50,6 +51,7 @@ pub use message::{
 };
 pub use signal::{parse_signal, signal_name};
 pub use state::{Event, ExitReport, ExitStatus, Health, MemoryFigures, Phase, Status, What};
+pub use volume::{GuestVolume, VolumeAction};
 
 /// Name of the virtio-serial port that carries the protocol.
 pub const PORT_NAME: &str = "holm.control";

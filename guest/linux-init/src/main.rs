@@ -23,6 +23,7 @@ mod requests;
 mod root;
 mod supervisor;
 mod users;
+mod volumes;
 
 use console::say;
 

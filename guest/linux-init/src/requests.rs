@@ -20,6 +20,7 @@ use crate::process::{Launch, Role};
 use crate::root::Root;
 use crate::supervisor::{Configured, Subscription, Supervisor, working_dir};
 use crate::users::{self, Identity};
+use crate::volumes::Volumes;
 use crate::{cgroup, clock, names, netlink, process};
 
 /// Commands that may run beside the app at once.
@@ -69,6 +70,13 @@ impl Supervisor {
                 let set =
                     clock::follow(unix_ns).map_err(|e| error(ErrorCode::Failed, format!("cannot set the clock: {e}")));
                 self.reply(id, set.map(|()| ReplyValue::Done));
+            }
+            HostMessage::Volume { id, serial, action } => {
+                let answer = match &mut self.configured {
+                    Some(configured) => configured.volumes.act(&serial, action).map(|()| ReplyValue::Done),
+                    None => Err(error(ErrorCode::Refused, "the guest is not configured yet")),
+                };
+                self.reply(id, answer);
             }
             HostMessage::Names { id, names } => {
                 *self.names.lock().unwrap_or_else(PoisonError::into_inner) = names;
@@ -151,6 +159,7 @@ impl Supervisor {
             Features::SET_TIME,
             Features::FILES,
             Features::NAMES,
+            Features::VOLUMES,
         ];
         let mut status = self.status.clone();
         status.next_log = self.ring.next_seq();
@@ -187,11 +196,11 @@ impl Supervisor {
         // From here on a second try would find half a root: a failure is remembered.
         let made = make_root(&config);
         self.image = made.as_ref().map(|_| ()).map_err(|e| e.message.clone());
-        let (root, place, identity) = made?;
+        let Made { root, place, identity, volumes } = made?;
         if config.network.as_ref().is_some_and(|network| network.names) {
             names::serve(self.names.clone());
         }
-        self.configured = Some(Configured { config, root, place, identity });
+        self.configured = Some(Configured { config, root, place, identity, volumes });
         self.marks.set("configured");
         self.emit(What::Configured);
         Ok(ReplyValue::Done)
@@ -339,14 +348,23 @@ impl Supervisor {
     }
 }
 
-fn make_root(config: &Config) -> Result<(Root, process::Place, Identity), ErrorBody> {
+/// What a configuration becomes.
+struct Made {
+    root: Root,
+    place: process::Place,
+    identity: Identity,
+    volumes: Volumes,
+}
+
+fn make_root(config: &Config) -> Result<Made, ErrorBody> {
     let failed = |e: crate::root::RootError| error(ErrorCode::Failed, e);
     let root = Root::assemble(&config.root).map_err(failed)?;
     let identity = identity(&root, &config.user)?;
     root.write_files(config).map_err(failed)?;
     root.make_folders(working_dir(config), identity.uid, identity.gid).map_err(failed)?;
+    let volumes = Volumes::mount(&root, &config.volumes, &identity).map_err(|why| error(ErrorCode::Failed, why))?;
     let place = root.enter_place().map_err(failed)?;
-    Ok((root, place, identity))
+    Ok(Made { root, place, identity, volumes })
 }
 
 fn identity(root: &Root, user: &str) -> Result<Identity, ErrorBody> {

@@ -26,6 +26,7 @@ use crate::process::{Launch, Place, Role};
 use crate::requests::environment;
 use crate::root::Root;
 use crate::users::Identity;
+use crate::volumes::Volumes;
 use crate::{cgroup, clock, names, process};
 
 /// Bytes of output the guest keeps for a host that is away.
@@ -42,6 +43,7 @@ pub(crate) struct Configured {
     pub(crate) root: Root,
     pub(crate) place: Place,
     pub(crate) identity: Identity,
+    pub(crate) volumes: Volumes,
 }
 
 /// The host's wish for logs.
@@ -407,6 +409,9 @@ impl Supervisor {
     }
 
     fn say_farewell(&mut self) {
+        if let Some(configured) = &mut self.configured {
+            configured.volumes.thaw_due(None);
+        }
         cgroup::kill_all();
         self.ending = Ending::Farewell { until: clock::since_boot_ns() + FAREWELL_NS };
     }
@@ -441,12 +446,16 @@ impl Supervisor {
         let orphans = self.orphans.iter().filter_map(|e| e.deadline(true));
         let checks = self.checks.as_ref().and_then(Checks::deadline);
         let host = self.presence.deadline();
-        ending.into_iter().chain(host).chain(outputs).chain(execs).chain(orphans).chain(checks).min()
+        let frozen = self.configured.as_ref().and_then(|configured| configured.volumes.deadline());
+        ending.into_iter().chain(host).chain(frozen).chain(outputs).chain(execs).chain(orphans).chain(checks).min()
     }
 
     /// Does what is due.
     fn keep_deadlines(&mut self) {
         let now = clock::since_boot_ns();
+        if let Some(configured) = &mut self.configured {
+            configured.volumes.thaw_due(Some(now));
+        }
         if self.presence.is_gone(now) {
             // A last look: the port may be open again without anything to read.
             self.receive();

@@ -8,6 +8,7 @@ use futures_util::future::BoxFuture;
 use holm_image::ImageStore;
 use holm_model::id::InstanceName;
 use holm_vmm::{AccelKind, Acceleration, GuestStore, RunAs};
+use holm_volume::VolumeStore;
 
 use crate::host::NetworkMode;
 
@@ -22,6 +23,8 @@ pub struct AgentConfig {
     pub images: ImageStore,
     /// What guests boot from: the default bundle at the time.
     pub guests: GuestStore,
+    /// The files of volumes.
+    pub volumes: VolumeStore,
     /// How microVMs run, from the probe.
     pub acceleration: Acceleration,
     /// How instances reach the network.

@@ -3,12 +3,15 @@
 use std::net::Ipv4Addr;
 
 use holm_guest_control::{
-    Config, HealthCheck as GuestHealth, Ipv4Address, Ipv6Address, Network, Probe, RootOptions, parse_signal,
+    Config, GuestVolume, HealthCheck as GuestHealth, Ipv4Address, Ipv6Address, Network, Probe, RootOptions,
+    parse_signal,
 };
 use holm_manifest::{HealthCheck, HealthProbe};
 use holm_model::id::InstanceName;
 use holm_model::target::InstanceSpec;
+use holm_model::volume::VolumeMount;
 
+use crate::volume::disk_serial;
 use crate::world::{Attachment, Failure, Image};
 
 /// How long an exited guest waits to be asked about it before it powers off by itself: as long as an agent may be away
@@ -52,10 +55,15 @@ pub(crate) fn guest_config(spec: &InstanceSpec, image: &Image, network: &Attachm
         root: RootOptions { writable_max: Some(spec.memory.bytes() / 2) },
         health: spec.health.as_ref().map(guest_health),
         files: Vec::new(),
+        volumes: spec.volumes.iter().map(guest_volume).collect(),
         linger_ms: LINGER_MS,
     };
     config.check().map_err(|error| Failure::of(&error))?;
     Ok(config)
+}
+
+fn guest_volume(mount: &VolumeMount) -> GuestVolume {
+    GuestVolume { serial: disk_serial(mount.number), path: mount.path.clone() }
 }
 
 /// The instance's name as a host name; the process type and number alone when it would be too long.
@@ -127,6 +135,7 @@ mod tests {
             memory: Memory::from_mib(64),
             health: None,
             stop: StopPolicy::default(),
+            volumes: Vec::new(),
         }
     }
 

@@ -103,6 +103,7 @@ impl Bench {
             memory: Memory::from_mib(32),
             health: None,
             stop: StopPolicy { signal: None, grace_ms: 5_000, drain_ms: 0 },
+            volumes: Vec::new(),
         }
     }
 
@@ -114,7 +115,7 @@ impl Bench {
         };
         let instances = specs.iter().map(target).collect();
         let generation = self.targets.borrow().generation.next();
-        self.targets.send_replace(Arc::new(HostTarget { generation, instances }));
+        self.targets.send_replace(Arc::new(HostTarget { generation, instances, ..HostTarget::default() }));
     }
 
     /// The process ids of this host's microVMs.
@@ -140,6 +141,7 @@ async fn start(dir: &Path, tag: &str, targets: watch::Receiver<Arc<HostTarget>>)
         host_tag: tag.to_owned(),
         images,
         guests,
+        volumes: holm_volume::VolumeStore::open(dir.join("volumes")).unwrap(),
         acceleration: Acceleration::tcg("a test"),
         network: network(tag),
         dns: Vec::new(),

@@ -14,6 +14,7 @@ mod peer;
 pub mod problem;
 pub mod server;
 pub mod socket;
+pub mod storage;
 pub mod view;
 pub mod wire;
 

@@ -106,6 +106,7 @@ fn router<B: Backend>(server: Server<B>) -> Router {
         .route("/v1/image", get(image::<B>))
         .route("/v1/images/prune", post(prune_images::<B>))
         .route("/v1/guests", get(guests::<B>).post(import_guest::<B>))
+        .route("/v1/storage", post(storage::<B>))
         .route("/v1/doctor", get(doctor::<B>))
         .route("/v1/shutdown", post(shutdown::<B>))
         .fallback(|| async { Problem::not_found("this version of holm does not know this request") })
@@ -193,6 +194,21 @@ async fn command<B: Backend>(
         Ok(submission) => answer(server.backend.submit(submission).await),
         Err(problem) => problem.into_response(),
     }
+}
+
+async fn storage<B: Backend>(
+    State(server): State<Server<B>>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    body: Sent,
+) -> Response {
+    let request = match sent(body).and_then(|body| read(&body)) {
+        Ok(request) => request,
+        Err(problem) => return problem.into_response(),
+    };
+    // A task of its own: it goes on when the client hangs up.
+    let working = tokio::spawn(async move { server.backend.storage(request, peer.actor).await });
+    let done = working.await;
+    answer(done.unwrap_or_else(|error| Err(Problem::failed("the work on storage ended early").because(error))))
 }
 
 #[derive(Deserialize)]

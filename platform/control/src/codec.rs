@@ -66,11 +66,12 @@ mod tests {
     use std::collections::{BTreeMap, BTreeSet};
 
     use holm_manifest::{
-        Manifest, Memory, Process, ReleaseCommand, RestartPolicy, Route, RouteMatch, StopPolicy, Strategy,
+        Manifest, Memory, Process, ReleaseCommand, RestartPolicy, Route, RouteMatch, StopPolicy, Strategy, VolumeSize,
     };
     use holm_model::event::Recorded;
     use holm_model::id::{DeploymentNumber, Digest, ReleaseNumber, Seq};
     use holm_model::report::{End, EndCause, Phase};
+    use holm_model::volume::VolumeOrigin;
     use proptest::prelude::*;
 
     use super::*;
@@ -98,6 +99,7 @@ mod tests {
             health: None,
             stop: StopPolicy::default(),
             restart: Default::default(),
+            mounts: BTreeMap::new(),
         };
         let manifest = Box::new(Manifest {
             app: app.app.clone(),
@@ -107,6 +109,7 @@ mod tests {
             release: None,
             routes: vec![route.clone()],
             ingress: holm_manifest::IngressLimits::default(),
+            volumes: BTreeMap::new(),
             config: BTreeMap::from([("LEVEL".to_owned(), "info".to_owned())]),
             environments: BTreeMap::new(),
         });
@@ -138,7 +141,7 @@ mod tests {
             Event::RouteRemoved { app: app.clone(), on: RouteMatch::TcpPort(5432) },
             Event::Ipv4Allocated { app: app.clone() },
             Event::Ipv4Released { app: app.clone() },
-            Event::AppDestroyed { app: app.clone() },
+            Event::AppDestroyed { app: app.clone(), volumes: false },
             Event::AppForgotten { app },
             Event::InstancePlaced { instance: instance.clone(), release, epoch: 1, why: why.clone(), task: false },
             Event::InstanceRetired { instance: instance.clone(), why: why.clone() },
@@ -158,6 +161,16 @@ mod tests {
                 memory: None,
             },
             Event::HostStopped { instances_kept: true },
+            Event::VolumeCreated {
+                volume: "hello/staging:data".parse().unwrap(),
+                size: VolumeSize::from_mib(64).unwrap(),
+                origin: VolumeOrigin::Staged { key: uuid::Uuid::from_u128(7), what: "a backup".to_owned() },
+            },
+            Event::VolumeGrown {
+                volume: "hello/staging:data".parse().unwrap(),
+                size: VolumeSize::from_mib(128).unwrap(),
+            },
+            Event::VolumeDeleted { volume: "hello/staging:data".parse().unwrap() },
         ]
     }
 
@@ -179,6 +192,7 @@ mod tests {
             health: None,
             stop: StopPolicy::default(),
             restart: RestartPolicy::OnFailure,
+            mounts: BTreeMap::new(),
         };
         let manifest = Box::new(Manifest {
             app: app.app.clone(),
@@ -188,6 +202,7 @@ mod tests {
             release: Some(release),
             routes: Vec::new(),
             ingress: holm_manifest::IngressLimits::default(),
+            volumes: BTreeMap::new(),
             config: BTreeMap::new(),
             environments: BTreeMap::new(),
         });
@@ -231,6 +246,9 @@ mod tests {
             Event::InstanceForgotten { .. } => 19,
             Event::HostStarted { .. } => 20,
             Event::HostStopped { .. } => 21,
+            Event::VolumeCreated { .. } => 22,
+            Event::VolumeGrown { .. } => 23,
+            Event::VolumeDeleted { .. } => 24,
         }
     }
 

@@ -2,7 +2,10 @@
 
 use holm_manifest::{Manifest, ProcessName, Route, RouteMatch};
 use holm_model::id::{AppKey, DeploymentNumber, ReleaseNumber, Seq};
+use holm_model::volume::VolumeId;
 use serde::{Deserialize, Serialize};
+
+use crate::volumes::VolumeCommand;
 
 /// Something a person asks for.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -76,6 +79,16 @@ pub enum Command {
     Destroy {
         /// The app and environment.
         app: AppKey,
+        /// Whether its volumes go with it.
+        #[serde(default)]
+        volumes: bool,
+    },
+    /// Make, grow or delete a volume.
+    Volume {
+        /// The volume.
+        volume: VolumeId,
+        /// What to do with it.
+        change: VolumeCommand,
     },
 }
 
@@ -93,7 +106,8 @@ impl Command {
             | Self::RouteAdd { app, .. }
             | Self::RouteRemove { app, .. }
             | Self::Ipv4 { app, .. }
-            | Self::Destroy { app } => app,
+            | Self::Destroy { app, .. } => app,
+            Self::Volume { volume, .. } => &volume.app,
         }
     }
 }

@@ -22,6 +22,7 @@ mod order;
 mod planning;
 mod refusal;
 mod store;
+mod volumes;
 mod writer;
 
 pub use clock::{Clock, SystemClock};
@@ -34,3 +35,4 @@ pub use observe::observe;
 pub use order::ReportOrder;
 pub use refusal::Refusal;
 pub use store::{EventQuery, StoreError, Verified};
+pub use volumes::{VolumeCommand, VolumeTrouble};

@@ -13,12 +13,14 @@ mod parse;
 mod rollout;
 mod section;
 mod unit;
+mod volume;
 mod write;
 
 pub use diagnostic::{Diagnostic, ManifestError, Place};
 pub use ingress::IngressLimits;
 pub use model::{Environment, HealthCheck, HealthProbe, Manifest, Memory, Process, Route, RouteMatch, StopPolicy};
-pub use name::{AppName, EnvName, NameError, ProcessName};
+pub use name::{AppName, EnvName, NameError, ProcessName, VolumeName};
 pub use parse::{MAX_FILE, check_route};
 pub use rollout::{ReleaseCommand, RestartPolicy, Strategy};
 pub use unit::{format_duration_ms, parse_duration_ms};
+pub use volume::{BackupPolicy, BadVolumeSize, Volume, VolumeSize};

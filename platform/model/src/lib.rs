@@ -13,3 +13,4 @@ pub mod id;
 pub mod report;
 pub mod state;
 pub mod target;
+pub mod volume;

@@ -18,7 +18,7 @@ use crate::backoff::{Death, not_before};
 use crate::release::{Before, before_rollout, overdue};
 use crate::room::Shortage;
 use crate::shape::Shape;
-use crate::{Budget, REMEMBERED, Waiting};
+use crate::{Budget, REMEMBERED, Waiting, volumes};
 
 /// Instances beyond the wanted count while old and new ones change places.
 const SURGE: usize = 1;
@@ -76,6 +76,13 @@ pub(crate) fn plan_app(state: &State, key: &AppKey, now: Timestamp, budget: &mut
         }
     }
     let wanted = wanted.and_then(|n| Some((n, &state.release(key, n)?.manifest)));
+    if let Some((_, manifest)) = wanted {
+        let changes = volumes::make_and_grow(state, key, manifest);
+        if !changes.is_empty() {
+            // Instances are placed when their volumes have numbers.
+            return Decided { decisions: changes, ..Decided::default() };
+        }
+    }
     let step = Step { state, key, app, wanted, rolling: in_force, now };
     let switch = step.processes().into_iter().all(|process| step.new_ones_serve(process));
     for process in step.processes() {
@@ -105,7 +112,10 @@ pub(crate) fn plan_app(state: &State, key: &AppKey, now: Timestamp, budget: &mut
 fn take_down(state: &State, key: &AppKey) -> Vec<Event> {
     let left: Vec<_> = state.instances_of(key).filter(|(_, i)| i.end.is_none()).collect();
     if left.is_empty() {
-        return vec![Event::AppForgotten { app: key.clone() }];
+        let gone = Event::AppForgotten { app: key.clone() };
+        let with_volumes = state.apps.get(key).is_some_and(|app| app.volumes_destroyed);
+        let volumes = if with_volumes { volumes::delete_all(state, key) } else { Vec::new() };
+        return volumes.into_iter().chain([gone]).collect();
     }
     let live = left.iter().filter(|(_, i)| i.is_live());
     live.map(|(name, _)| retire(name, "the app was destroyed".to_owned())).collect()
@@ -316,14 +326,21 @@ impl<'a> Step<'a> {
         let healthy = fresh.iter().filter(|(_, i)| i.phase == Phase::Healthy).count();
 
         let keep_old = self.is_blue_green() && !switch && !self.app.stopped;
-        let retired = self.retire_surplus(wanted, &fresh, &stale, healthy, keep_old);
+        let one_writer = self.wanted.is_some_and(|(_, manifest)| volumes::has_volume(manifest, process));
+        let retired = if one_writer && !stale.is_empty() {
+            // The next instance gets the volume when this one has ended, so it need not serve before this one goes.
+            stale.iter().map(|(name, i)| retire(name, self.why_stale(i))).collect()
+        } else {
+            self.retire_surplus(wanted, &fresh, &stale, healthy, keep_old)
+        };
         let gone = retired.len();
         decided.decisions.extend(retired);
 
         let surge = if self.is_blue_green() { stale.len() } else { SURGE };
         let room = if stale.is_empty() { wanted } else { wanted + surge };
         let place = room.saturating_sub(fresh.len() + stale.len()).min(wanted.saturating_sub(fresh.len()));
-        if place > 0 && gone == 0 {
+        let in_use = self.wanted.is_some_and(|(_, m)| volumes::are_in_use(self.state, self.key, m, process));
+        if place > 0 && gone == 0 && !in_use {
             self.place(process, place, budget, decided);
         }
         stale.is_empty() && fresh.len() == wanted && healthy == wanted

@@ -9,6 +9,7 @@
 //! | `front` | the ingress, following the state |
 //! | `guest` | guest kernels: listed and imported |
 //! | `images` | the image store, for the control plane |
+//! | `storage` | volumes, snapshots and backups |
 
 mod backend;
 mod detach;
@@ -18,6 +19,7 @@ mod front;
 mod guest;
 mod images;
 mod logs;
+mod storage;
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
@@ -34,6 +36,7 @@ use holm_ingress::Ingress;
 use holm_manifest::Memory;
 use holm_model::event::Event;
 use holm_vmm::{AccelKind, Acceleration, GuestStore};
+use holm_volume::VolumeStore;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -44,6 +47,8 @@ use crate::args::{Acceleration as AccelChoice, Network as NetworkChoice};
 use backend::Host;
 use front::{Front, Listen};
 pub(crate) use front::{ProxyFrom, ipv4_beside};
+pub(crate) use storage::BackupOptions;
+use storage::Storage;
 
 /// What `holm up` was told.
 #[derive(Debug, Clone)]
@@ -70,6 +75,8 @@ pub(crate) struct UpOptions {
     pub(crate) registry_auth: Option<PathBuf>,
     /// Registries that are spoken to without TLS, as `host:port`.
     pub(crate) insecure_registries: Vec<String>,
+    /// Where backups go.
+    pub(crate) backups: BackupOptions,
 }
 
 /// The program that runs microVMs.
@@ -146,6 +153,7 @@ impl Site {
         let images = ImageStore::open(dir.join("images"), store_options(options)).await;
         let images = images.context("cannot open the image store")?;
         let guests = GuestStore::open(&dir.join("guests")).context("cannot open the store of guests")?;
+        let volumes = VolumeStore::open(dir.join("volumes")).context("cannot open the store of volumes")?;
         let rules = Rules { reserved_ports: [options.sni_port].into() };
         let control =
             Control::open(dir, Arc::new(images::HostImages(images.clone())), Options { rules, ..Options::default() });
@@ -178,6 +186,7 @@ impl Site {
                 host_tag: host_id,
                 images: images.clone(),
                 guests: guests.clone(),
+                volumes: volumes.clone(),
                 acceleration,
                 network,
                 dns: name_servers(),
@@ -192,8 +201,11 @@ impl Site {
 
         tasks.spawn(Arc::clone(&front).follow(control.clone(), stop.clone()));
         tasks.spawn(pass_reports(Arc::clone(&agent), control.clone(), stop.clone()));
+        let storage = Storage::new(dir, &options.backups, (control.clone(), Arc::clone(&agent), volumes));
+        let storage = Arc::new(storage.context("cannot use the store of backups")?);
+        tasks.spawn(Arc::clone(&storage).follow_schedule(stop.clone()));
         let (told, stopping) = watch::channel(None);
-        let host = Host { state_dir: dir.clone(), control, agent, images, guests, front, stop: told };
+        let host = Host { state_dir: dir.clone(), control, agent, images, guests, front, storage, stop: told };
         Ok(Self { host: Arc::new(host), stopping, stop, tasks })
     }
 

@@ -19,6 +19,7 @@ mod route;
 mod scale;
 mod site;
 mod status;
+mod storage;
 
 use clap::CommandFactory;
 use holm_api::Client;
@@ -78,6 +79,9 @@ async fn ask(verb: Verb, context: &Context<'_>) -> Result<(), Failure> {
         Verb::Destroy(destroy) => change::destroy(&destroy, context).await,
         Verb::Route(verb) => route::run(&verb, context).await,
         Verb::Ipv4(verb) => ipv4::run(&verb, context).await,
+        Verb::Volumes(verb) => storage::volumes(&verb, context).await,
+        Verb::Snapshots(verb) => storage::snapshots(&verb, context).await,
+        Verb::Backups(verb) => storage::backups(&verb, context).await,
         Verb::Events(events) => events::run(&events, context).await,
         Verb::Explain(explain) => explain::run(&explain, context).await,
         Verb::Images(verb) => images::run(&verb, context).await,

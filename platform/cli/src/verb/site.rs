@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::{Context, interrupted, stopped_by_user};
 use crate::args::{Down, Up};
 use crate::exit::Failure;
-use crate::up::{self, UpOptions};
+use crate::up::{self, BackupOptions, UpOptions};
 
 /// How often a Holm that goes down is looked at.
 const LOOK: Duration = Duration::from_millis(100);
@@ -30,6 +30,7 @@ pub(crate) fn up(up: Up, state: PathBuf) -> Result<(), Failure> {
         registry_auth: up.registry_auth,
         proxies: up.proxy_from,
         insecure_registries: up.insecure_registry,
+        backups: BackupOptions { store: up.backups, key: up.backup_key, rate: u64::from(up.backup_rate) << 20 },
     };
     Ok(up::run(options)?)
 }
