@@ -241,7 +241,7 @@ impl World {
         let full = second < self.host.disk_full_until;
         for (name, machine) in &mut self.host.machines {
             let broken = self.state.instances.get(name).is_some_and(|i| self.broken.contains(&i.release));
-            let waited = second - machine.since >= 1 + self.dice.below(4);
+            let waited = second - machine.since > self.dice.below(4);
             let ended = |cause| Some((Phase::Ended, Some(cause)));
             let next = match (machine.seen.phase, machine.want) {
                 (Phase::Ended, _) => None,
