@@ -1,7 +1,7 @@
 //! Hostile clients: whatever they do to one app, others of the same ingress are served. How fast is measured by
 //! `cargo xtask bench platform ingress`.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod support;
 
