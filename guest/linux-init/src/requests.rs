@@ -7,7 +7,7 @@ use std::sync::PoisonError;
 
 use holm_guest_control::{
     Config, ErrorBody, ErrorCode, ExecRequest, ExitReport, ExitStatus, Features, GuestMessage, HelloAck, HostMessage,
-    LogStream, Metrics, Outcome, PROTOCOL, PROTOCOL_OLDEST, ReplyValue, What,
+    LogStream, Metrics, Outcome, PROTOCOL, PROTOCOL_OLDEST, ReplyValue, VolumeAction, What,
 };
 use rustix::io::Errno;
 use rustix::pipe::PipeFlags;
@@ -20,7 +20,7 @@ use crate::process::{Launch, Role};
 use crate::root::Root;
 use crate::supervisor::{Configured, Subscription, Supervisor, working_dir};
 use crate::users::{self, Identity};
-use crate::volumes::Volumes;
+use crate::volumes::{Asked, Volumes};
 use crate::{cgroup, clock, names, netlink, process};
 
 /// Commands that may run beside the app at once.
@@ -72,11 +72,7 @@ impl Supervisor {
                 self.reply(id, set.map(|()| ReplyValue::Done));
             }
             HostMessage::Volume { id, serial, action } => {
-                let answer = match &mut self.configured {
-                    Some(configured) => configured.volumes.act(&serial, action).map(|()| ReplyValue::Done),
-                    None => Err(error(ErrorCode::Refused, "the guest is not configured yet")),
-                };
-                self.reply(id, answer);
+                self.act_on_volume(Asked { session: from, id }, &serial, action)
             }
             HostMessage::Names { id, names } => {
                 *self.names.lock().unwrap_or_else(PoisonError::into_inner) = names;
@@ -124,6 +120,31 @@ impl Supervisor {
                 }
             }
             HostMessage::Hello { .. } | HostMessage::Unknown => {}
+        }
+    }
+
+    fn act_on_volume(&mut self, asked: Asked, serial: &str, action: VolumeAction) {
+        let ending = self.is_ending();
+        let acted = match &mut self.configured {
+            None => Err(error(ErrorCode::Refused, "the guest is not configured yet")),
+            Some(_) if ending && matches!(action, VolumeAction::Freeze { .. }) => {
+                Err(error(ErrorCode::Refused, "the guest is about to end"))
+            }
+            Some(configured) => configured.volumes.act(asked, serial, action, &self.wake),
+        };
+        match acted {
+            Ok(false) => {}
+            Ok(true) => self.reply(asked.id, Ok(ReplyValue::Done)),
+            Err(why) => self.reply(asked.id, Err(why)),
+        }
+    }
+
+    /// Answers for the volumes that are frozen by now.
+    pub(crate) fn tell_frozen(&mut self) {
+        let session = self.session;
+        let answers = self.configured.as_mut().map(|configured| configured.volumes.flushed(session));
+        for (id, frozen) in answers.unwrap_or_default() {
+            self.reply(id, frozen.map(|()| ReplyValue::Done));
         }
     }
 

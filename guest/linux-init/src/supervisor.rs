@@ -88,7 +88,7 @@ pub(crate) struct Supervisor {
     ending: Ending,
     linger_until: Option<u64>,
     signals: UnixStream,
-    wake: UnixStream,
+    pub(crate) wake: UnixStream,
     told_to_end: Arc<AtomicBool>,
 }
 
@@ -408,9 +408,14 @@ impl Supervisor {
         }
     }
 
+    /// Whether the guest was told to end, or the app has ended.
+    pub(crate) fn is_ending(&self) -> bool {
+        !matches!(self.ending, Ending::No)
+    }
+
     fn say_farewell(&mut self) {
         if let Some(configured) = &mut self.configured {
-            configured.volumes.thaw_due(None);
+            configured.volumes.let_go();
         }
         cgroup::kill_all();
         self.ending = Ending::Farewell { until: clock::since_boot_ns() + FAREWELL_NS };
@@ -456,6 +461,7 @@ impl Supervisor {
         if let Some(configured) = &mut self.configured {
             configured.volumes.thaw_due(Some(now));
         }
+        self.tell_frozen();
         if self.presence.is_gone(now) {
             // A last look: the port may be open again without anything to read.
             self.receive();

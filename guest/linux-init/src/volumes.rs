@@ -4,8 +4,11 @@
 #![allow(unsafe_code)]
 
 use std::fs::{self, File};
+use std::io::Write as _;
 use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, TryRecvError};
 
 use holm_guest_control::{ErrorBody, ErrorCode, GuestVolume, VolumeAction};
 use rustix::fs::{Gid, Mode, OFlags, Uid};
@@ -33,6 +36,26 @@ const LOST_AND_FOUND: &str = "lost+found";
 #[derive(Debug, Default)]
 pub(crate) struct Volumes {
     mounted: Vec<Mounted>,
+    flushing: Vec<Flushing>,
+}
+
+/// Who waits for an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Asked {
+    /// In which session.
+    pub(crate) session: u64,
+    /// With which request.
+    pub(crate) id: u32,
+}
+
+/// A volume that is about to be frozen. What waits in memory is written out before, beside everything else, so that
+/// writers wait for a moment only, and PID 1 not at all.
+#[derive(Debug)]
+struct Flushing {
+    serial: String,
+    limit_ms: u64,
+    asked: Asked,
+    done: mpsc::Receiver<Result<(), Errno>>,
 }
 
 #[derive(Debug)]
@@ -56,23 +79,59 @@ impl Volumes {
         Ok(made)
     }
 
-    /// Does what the host asks for.
-    pub(crate) fn act(&mut self, serial: &str, action: VolumeAction) -> Result<(), ErrorBody> {
-        let error = |code, message: String| ErrorBody { code, message };
+    /// Does what the host asks for. `false`: it is under way, and [`Volumes::flushed`] will answer, some time after a byte
+    /// was written to `wake`.
+    pub(crate) fn act(
+        &mut self,
+        asked: Asked,
+        serial: &str,
+        action: VolumeAction,
+        wake: &UnixStream,
+    ) -> Result<bool, ErrorBody> {
         let volume = self.mounted.iter_mut().find(|volume| volume.serial == serial);
         let volume = volume
             .ok_or_else(|| error(ErrorCode::Invalid, format!("there is no volume with the serial `{serial}`")))?;
-        let failed = |what: &str, errno: Errno| error(ErrorCode::Failed, format!("cannot {what} the volume: {errno}"));
         match action {
-            VolumeAction::Grow => volume.grow().map_err(|errno| failed("grow", errno)),
+            VolumeAction::Grow => volume.grow().map_err(|errno| failed("grow", errno)).map(|()| true),
             VolumeAction::Freeze { limit_ms } => {
-                volume.freeze(limit_ms.min(MAX_FREEZE_MS)).map_err(|errno| failed("freeze", errno))
+                let done = volume.flush(wake).map_err(|why| failed("flush", why))?;
+                let limit_ms = limit_ms.min(MAX_FREEZE_MS);
+                self.flushing.push(Flushing { serial: serial.to_owned(), limit_ms, asked, done });
+                Ok(false)
             }
             VolumeAction::Thaw if volume.frozen_until.is_none() => {
                 Err(error(ErrorCode::Refused, "the volume was thawed already: its time was over".to_owned()))
             }
-            VolumeAction::Thaw => volume.thaw().map_err(|errno| failed("thaw", errno)),
+            VolumeAction::Thaw => volume.thaw().map_err(|errno| failed("thaw", errno)).map(|()| true),
         }
+    }
+
+    /// Freezes the volumes that have been written out meanwhile, and gives the answers that are due. A host that has gone
+    /// gets none, and its volume is left as it is.
+    pub(crate) fn flushed(&mut self, session: Option<u64>) -> Vec<(u32, Result<(), ErrorBody>)> {
+        let Self { mounted, flushing } = self;
+        let mut answers = Vec::new();
+        flushing.retain(|flushing| {
+            let flushed = match flushing.done.try_recv() {
+                Err(TryRecvError::Empty) => return true,
+                Err(TryRecvError::Disconnected) => Err(Errno::IO),
+                Ok(flushed) => flushed,
+            };
+            if session == Some(flushing.asked.session)
+                && let Some(volume) = mounted.iter_mut().find(|volume| volume.serial == flushing.serial)
+            {
+                let frozen = flushed.and_then(|()| volume.freeze(flushing.limit_ms));
+                answers.push((flushing.asked.id, frozen.map_err(|errno| failed("freeze", errno))));
+            }
+            false
+        });
+        answers
+    }
+
+    /// Leaves everything thawed, since the guest is about to power off.
+    pub(crate) fn let_go(&mut self) {
+        self.flushing.clear();
+        self.thaw_due(None);
     }
 
     /// When the first volume has to be thawed.
@@ -93,7 +152,27 @@ impl Volumes {
     }
 }
 
+fn error(code: ErrorCode, message: String) -> ErrorBody {
+    ErrorBody { code, message }
+}
+
+fn failed(what: &str, why: impl std::fmt::Display) -> ErrorBody {
+    error(ErrorCode::Failed, format!("cannot {what} the volume: {why}"))
+}
+
 impl Mounted {
+    /// Writes out what waits in memory, on a thread of its own, which tells when it is done.
+    fn flush(&self, wake: &UnixStream) -> std::io::Result<mpsc::Receiver<Result<(), Errno>>> {
+        let (dir, mut wake) = (self.dir.try_clone()?, wake.try_clone()?);
+        let (sender, receiver) = mpsc::channel();
+        std::thread::Builder::new().spawn(move || {
+            // PID 1 may have let go of it meanwhile.
+            let _ = sender.send(rustix::fs::syncfs(&dir));
+            let _ = wake.write(&[1]);
+        })?;
+        Ok(receiver)
+    }
+
     fn freeze(&mut self, limit_ms: u64) -> Result<(), Errno> {
         if self.frozen_until.is_none() {
             // SAFETY: FIFREEZE takes an int that it does not read; the descriptor is open.

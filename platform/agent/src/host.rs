@@ -189,7 +189,11 @@ impl World for Host {
         .boxed()
     }
 
-    fn grow_volume<'a>(&'a self, number: VolumeNumber, target: &'a VolumeTarget) -> BoxFuture<'a, Result<(), Failure>> {
+    fn grow_volume<'a>(
+        &'a self,
+        number: VolumeNumber,
+        target: &'a VolumeTarget,
+    ) -> BoxFuture<'a, Result<u64, Failure>> {
         let size = target.size;
         volume::blocking(&self.volumes, move |store| store.grow(number, size)).boxed()
     }

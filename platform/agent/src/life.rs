@@ -226,7 +226,7 @@ impl Life {
 
     /// Ends a machine whose app has ended by itself: lets the guest send its last output and power off, then makes sure.
     async fn dismiss(&mut self, machine: &Arc<dyn Machine>, session: &mut Session) {
-        let limit = self.shared.limits.power_off;
+        let limit = self.power_off();
         let asked = timeout(limit, session.guest.stop(Duration::ZERO)).await;
         if !matches!(asked, Ok(Ok(()))) || timeout(limit, machine.wait_exit()).await.is_err() {
             self.kill(machine).await;

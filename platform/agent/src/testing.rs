@@ -341,9 +341,9 @@ impl World for Sim {
     fn grow_volume<'a>(
         &'a self,
         _number: VolumeNumber,
-        _target: &'a VolumeTarget,
-    ) -> BoxFuture<'a, Result<(), Failure>> {
-        self.call(async move { Ok(()) })
+        target: &'a VolumeTarget,
+    ) -> BoxFuture<'a, Result<u64, Failure>> {
+        self.call(async move { Ok(target.size.bytes()) })
     }
 
     fn sweep_volumes<'a>(&'a self, _target: &'a HostTarget, _first: bool) -> BoxFuture<'a, Result<(), Failure>> {

@@ -22,6 +22,9 @@ use crate::world::{Guest, Machine};
 /// How long a guest's file system may be frozen.
 const FREEZE: Duration = Duration::from_secs(20);
 
+/// How long a guest may take to write a volume out when it powers off.
+const WRITE_OUT: Duration = Duration::from_secs(90);
+
 /// The serial number of a volume's disk.
 pub(crate) fn disk_serial(number: VolumeNumber) -> String {
     format!("vol-{number}")
@@ -167,6 +170,12 @@ async fn begin(holder: &Holder, copy: &VolumeCopy, order: &DiskCopy) -> Result<b
 }
 
 impl Life {
+    /// What the guest gets beyond the app's grace to power off: with a volume, what the app wrote is written out first.
+    pub(crate) fn power_off(&self) -> Duration {
+        let limit = self.shared.limits.power_off;
+        if self.spec.volumes.is_empty() { limit } else { limit.max(WRITE_OUT) }
+    }
+
     /// Grows the volumes of a running instance to what the target says. What fails is tried again with the next change.
     pub(crate) async fn follow_volumes(&mut self, machine: &Arc<dyn Machine>, guest: &Arc<dyn Guest>) {
         let targets = self.shared.volumes.subscribe().borrow().clone();
@@ -177,8 +186,8 @@ impl Life {
             }
             let serial = disk_serial(mount.number);
             let grown = async {
-                self.shared.world.grow_volume(mount.number, target).await.map_err(|failure| failure.0)?;
-                machine.resize_disk(&serial, target.size.bytes()).await.map_err(|failure| failure.0)?;
+                let bytes = self.shared.world.grow_volume(mount.number, target).await.map_err(|failure| failure.0)?;
+                machine.resize_disk(&serial, bytes).await.map_err(|failure| failure.0)?;
                 guest.volume(&serial, VolumeAction::Grow).await.map_err(|failure| failure.to_string())
             };
             let answered = tokio::time::timeout(self.shared.limits.silence, grown).await;

@@ -156,8 +156,9 @@ pub(crate) trait World: Send + Sync + fmt::Debug {
     /// Removes microVMs and networks that carry this host's tag and belong to none of `known`; says what they were.
     fn sweep<'a>(&'a self, known: &'a BTreeSet<InstanceName>) -> BoxFuture<'a, Result<Vec<String>, Failure>>;
 
-    /// Gives the file of a volume at least the size it should have.
-    fn grow_volume<'a>(&'a self, number: VolumeNumber, target: &'a VolumeTarget) -> BoxFuture<'a, Result<(), Failure>>;
+    /// Gives the file of a volume at least the size it should have, and says how many bytes it has.
+    fn grow_volume<'a>(&'a self, number: VolumeNumber, target: &'a VolumeTarget)
+    -> BoxFuture<'a, Result<u64, Failure>>;
 
     /// Removes the files of volumes that were deleted, as `target` tells. `first`: no earlier target was seen since the
     /// agent started, so nobody is about to make a volume.

@@ -47,6 +47,9 @@ pub enum StorageRequest {
         volume: VolumeId,
         /// Bytes per second at most; `None`: what Holm was started with.
         rate: Option<u64>,
+        /// Every chunk is sent again, also those that the store should have: mends a store that lost some.
+        #[serde(default)]
+        whole: bool,
     },
     /// The backups, those of each volume oldest first.
     Backups {

@@ -87,6 +87,9 @@ pub(crate) enum Backups {
         /// MiB per second at most
         #[arg(long, value_name = "MIB")]
         rate: Option<u32>,
+        /// Send everything again, also what the store should have: mends a store that lost something
+        #[arg(long)]
+        whole: bool,
     },
     /// List the backups in the store
     List {

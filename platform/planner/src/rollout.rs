@@ -326,13 +326,13 @@ impl<'a> Step<'a> {
         let healthy = fresh.iter().filter(|(_, i)| i.phase == Phase::Healthy).count();
 
         let keep_old = self.is_blue_green() && !switch && !self.app.stopped;
-        let one_writer = self.wanted.is_some_and(|(_, manifest)| volumes::has_volume(manifest, process));
-        let retired = if one_writer && !stale.is_empty() {
-            // The next instance gets the volume when this one has ended, so it need not serve before this one goes.
-            stale.iter().map(|(name, i)| retire(name, self.why_stale(i))).collect()
-        } else {
-            self.retire_surplus(wanted, &fresh, &stale, healthy, keep_old)
+        // A volume has one writer, so those that have one which the new release wants go first, whatever the strategy.
+        let gives_way = |(name, i): &(&'a InstanceName, &'a Instance)| {
+            self.wanted.is_some_and(|(_, manifest)| volumes::gives_way(self.state, manifest, name, i))
         };
+        let (writers, others): (Vec<_>, Vec<_>) = stale.iter().copied().partition(gives_way);
+        let mut retired: Vec<Event> = writers.iter().map(|(name, i)| retire(name, self.why_stale(i))).collect();
+        retired.extend(self.retire_surplus(wanted, &fresh, &others, healthy, keep_old));
         let gone = retired.len();
         decided.decisions.extend(retired);
 

@@ -26,9 +26,12 @@ pub(crate) fn delete_all(state: &State, key: &AppKey) -> Vec<Event> {
     state.volumes_of(key).map(|(volume, _)| Event::VolumeDeleted { volume: volume.clone() }).collect()
 }
 
-/// Whether instances of `process` have a volume: then one has to be gone before the next may come.
-pub(crate) fn has_volume(manifest: &Manifest, process: &ProcessName) -> bool {
-    manifest.processes.get(process).is_some_and(|p| !p.mounts.is_empty())
+/// Whether an instance has a volume that `manifest` gives to one of its process types: in a rollout it ends before its
+/// successor starts, also under blue-green.
+#[must_use]
+pub fn gives_way(state: &State, manifest: &Manifest, name: &InstanceName, instance: &Instance) -> bool {
+    let own = names_of(state, name, instance);
+    manifest.processes.values().any(|process| process.mounts.keys().any(|volume| own.contains(volume)))
 }
 
 /// The volumes an instance mounts, as its own release says.

@@ -8,6 +8,7 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 
 use holm_manifest::VolumeSize;
 use holm_model::id::Seq;
@@ -54,6 +55,8 @@ pub(crate) fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) 
 #[derive(Debug, Clone)]
 pub struct VolumeStore {
     root: PathBuf,
+    /// Staged files that were there when the store was opened. Who stages another since then is alive and will use it.
+    left: Arc<BTreeSet<PathBuf>>,
 }
 
 /// A file from which a volume will be made. It is removed with this value unless it was kept.
@@ -105,8 +108,14 @@ impl VolumeStore {
         for folder in [root.clone(), root.join("snapshots")] {
             fs::create_dir_all(&folder).map_err(failed("make", &folder))?;
         }
-        let store = Self { root };
-        store.each_file(|path, name| if name.starts_with(NEW) { remove(path) } else { Ok(()) })?;
+        let (mut store, mut left) = (Self { root, left: Arc::default() }, BTreeSet::new());
+        store.each_file(|path, name| {
+            if name.starts_with(STAGED) {
+                left.insert(path.to_owned());
+            }
+            if name.starts_with(NEW) { remove(path) } else { Ok(()) }
+        })?;
+        store.left = Arc::new(left);
         Ok(store)
     }
 
@@ -167,18 +176,19 @@ impl VolumeStore {
         sync_folder(&path)
     }
 
-    /// Gives the file of a volume at least this size. The file system in it grows when a guest has it.
+    /// Gives the file of a volume at least this size, and says how many bytes it has: more, when the size is an old one. The
+    /// file system in it grows when a guest has it.
     ///
     /// # Errors
     /// [`VolumeError::File`].
-    pub fn grow(&self, number: VolumeNumber, size: VolumeSize) -> Result<(), VolumeError> {
+    pub fn grow(&self, number: VolumeNumber, size: VolumeSize) -> Result<u64, VolumeError> {
         let path = self.path(number);
         let file = File::options().write(true).open(&path).map_err(failed("open", &path))?;
         let length = file.metadata().map_err(failed("look at", &path))?.len();
         if length < size.bytes() {
             file.set_len(size.bytes()).and_then(|()| file.sync_all()).map_err(failed("grow", &path))?;
         }
-        Ok(())
+        Ok(length.max(size.bytes()))
     }
 
     /// Bytes of a volume that take room on the host; `None` when it has no file yet.
@@ -218,7 +228,7 @@ impl VolumeStore {
         Ok(gone.into_iter().collect())
     }
 
-    /// Removes files that were staged and that no volume was made from. Nobody may be staging one.
+    /// Removes files that were staged before the store was opened and that no volume was made from.
     ///
     /// # Errors
     /// [`VolumeError::File`].
@@ -227,7 +237,7 @@ impl VolumeStore {
             volumes.values().any(|v| matches!(&v.origin, VolumeOrigin::Staged { key: k, .. } if k.to_string() == key))
         };
         self.each_file(|path, name| match name.strip_prefix(STAGED).and_then(|rest| rest.strip_suffix(IMAGE)) {
-            Some(key) if !wanted(key) => remove(path),
+            Some(key) if self.left.contains(path) && !wanted(key) => remove(path),
             _ => Ok(()),
         })
     }
@@ -302,6 +312,11 @@ mod tests {
         assert!(checked.status.success(), "{checked:?}");
         let before = fs::read(&path).unwrap();
         store.ensure(number, &target(32, VolumeOrigin::Empty)).unwrap();
+        assert_eq!(
+            store.grow(number, VolumeSize::from_mib(16).unwrap()).unwrap(),
+            32 << 20,
+            "an old size shrinks nothing"
+        );
         let after = fs::read(&path).unwrap();
         assert!(after.len() == 32 << 20 && after[..before.len()] == before[..]);
         // A target that is older than the volume says nothing about it.
@@ -326,7 +341,11 @@ mod tests {
         let origin = VolumeOrigin::Staged { key: wanted, what: "a backup".to_owned() };
         let volumes: BTreeMap<_, _> = [(VolumeNumber(8), target(16, origin))].into();
         let store = VolumeStore::open(folder.path().to_owned()).unwrap();
+        let since = store.stage();
+        fs::write(since.path(), b"since").unwrap();
+        let since = since.keep().unwrap();
         store.sweep_staged(&volumes).unwrap();
+        fs::remove_file(folder.path().join(format!("staged-{since}.img"))).expect("one that was staged since stays");
         assert_eq!(names(folder.path()), ["snapshots".to_owned(), format!("staged-{wanted}.img")]);
         for _ in 0..2 {
             let path = store.ensure(VolumeNumber(8), &volumes[&VolumeNumber(8)]).unwrap();

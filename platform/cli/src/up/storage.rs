@@ -74,7 +74,13 @@ fn backup_problem(what: &str) -> impl Fn(BackupError) -> Problem {
             BackupError::NoBackup(_) => ProblemCode::NotFound,
             _ => ProblemCode::Failed,
         };
-        Problem::new(code, what.clone()).because(chain(&error))
+        let problem = Problem::new(code, what.clone()).because(chain(&error));
+        match error {
+            BackupError::Damaged { .. } | BackupError::MissingChunk(_) => problem.hint(
+                "later backups may name what is lost too: `holm backups create VOLUME --whole` sends everything again",
+            ),
+            _ => problem,
+        }
     }
 }
 
@@ -109,8 +115,8 @@ impl Storage {
             StorageRequest::RestoreSnapshot { volume, moment, to } => {
                 self.restore_snapshot(&volume, &moment, &to, actor).await.map(StorageAnswer::Restored)
             }
-            StorageRequest::Backup { volume, rate } => self
-                .back_up(&volume, rate.unwrap_or(self.rate))
+            StorageRequest::Backup { volume, rate, whole } => self
+                .back_up(&volume, rate.unwrap_or(self.rate), whole)
                 .await
                 .map(|made| StorageAnswer::Backup(made_view(made))),
             StorageRequest::Backups { volume } => {
@@ -274,7 +280,7 @@ impl Storage {
         Ok(RestoredView { volume: to.clone(), size, from })
     }
 
-    async fn back_up(&self, id: &VolumeId, rate: u64) -> Result<Made, Problem> {
+    async fn back_up(&self, id: &VolumeId, rate: u64, whole: bool) -> Result<Made, Problem> {
         let vault = self.vault()?;
         let _turn = self.turn.lock().await;
         let (id, volume) = self.volume(id)?;
@@ -283,7 +289,8 @@ impl Storage {
         let problem = backup_problem(&what);
         let agent_problem =
             |error: holm_agent::AgentError| Problem::failed(format!("cannot {what}")).because(chain(&error));
-        let follows = match vault.newest(&id).await.map_err(&problem)? {
+        let newest = if whole { None } else { vault.newest(&id).await.map_err(&problem)? };
+        let follows = match newest {
             Some(newest) => vault.index(&newest).await.inspect_err(|error| {
                 tracing::warn!(backup = %newest, error = %chain(error), "cannot follow the last backup; making a whole one");
             }),
@@ -404,7 +411,7 @@ impl Storage {
     }
 
     async fn scheduled(&self, id: &VolumeId, policy: BackupPolicy, vault: &Vault) -> Result<(), Problem> {
-        let made = self.back_up(id, self.rate).await?;
+        let made = self.back_up(id, self.rate, false).await?;
         tracing::info!(backup = %made.id, read = made.read, sent = made.sent, "backed up by schedule");
         let _turn = self.turn.lock().await;
         let keep = usize::try_from(policy.keep).unwrap_or(usize::MAX);

@@ -54,7 +54,7 @@ pub(crate) async fn destroy(destroy: &Destroy, context: &Context<'_>) -> Result<
     }
     let done = match destroy.volumes {
         true => "destroyed; its instances stop, and its volumes go with them",
-        false => "destroyed; its instances stop, and its volumes stay (`holm volumes list`)",
+        false => "destroyed; its instances stop, and volumes it has stay (`holm volumes list`)",
     };
     let command = Command::Destroy { app: app.clone(), volumes: destroy.volumes };
     send(context, "destroy", &app, vec![command], done).await

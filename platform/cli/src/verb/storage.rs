@@ -85,8 +85,9 @@ pub(crate) async fn snapshots(verb: &Snapshots, context: &Context<'_>) -> Result
 pub(crate) async fn backups(verb: &Backups, context: &Context<'_>) -> Result<(), Failure> {
     let bytes = |rate: &Option<u32>| rate.map(|mib| u64::from(mib) << 20);
     let (name, request) = match verb {
-        Backups::Create { volume, rate } => {
-            ("backups-create", StorageRequest::Backup { volume: volume.clone(), rate: bytes(rate) })
+        Backups::Create { volume, rate, whole } => {
+            let (volume, whole) = (volume.clone(), *whole);
+            ("backups-create", StorageRequest::Backup { volume, rate: bytes(rate), whole })
         }
         Backups::List { volume } => ("backups", StorageRequest::Backups { volume: volume.clone() }),
         Backups::Verify { backup: (volume, moment), rate } => {

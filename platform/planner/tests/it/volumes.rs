@@ -175,6 +175,27 @@ fn a_rollout_ends_the_old_instance_before_it_places_the_new_one() {
 }
 
 #[test]
+fn blue_green_does_not_wait_for_who_has_the_volume() {
+    let mut world = World::new();
+    world.deploy(manifest("db", 64));
+    world.settle();
+    let old = world.open().remove(0).0;
+    // The old process type stays and loses the volume to another: its successors cannot all serve before it goes.
+    let mut next = manifest("db", 64);
+    let mut taker = next.processes[&old.process].clone();
+    next.processes.get_mut(&old.process).unwrap().mounts.clear();
+    taker.instances = 1;
+    next.processes.insert(ProcessName::new("other").unwrap(), taker);
+    next.strategy = holm_manifest::Strategy::BlueGreen;
+    world.deploy(next);
+    world.plan();
+    assert!(world.open().contains(&(old, true)), "{:?}", world.open());
+    world.settle();
+    let deployment = &world.state.deployments[&(app(), DeploymentNumber(2))];
+    assert_eq!(deployment.status, DeploymentStatus::Succeeded);
+}
+
+#[test]
 fn a_failed_rollout_gives_the_volume_back() {
     let mut world = World::new();
     world.deploy(manifest("db", 64));
@@ -195,7 +216,8 @@ fn a_failed_rollout_gives_the_volume_back() {
 
 #[derive(Debug, Clone)]
 enum Step {
-    Deploy(bool),
+    /// Of one process type or the other, rolling or blue-green.
+    Deploy(bool, bool),
     Restart,
     Plan,
     End(bool),
@@ -207,7 +229,7 @@ enum Step {
 proptest! {
     #[test]
     fn no_history_gives_a_volume_to_two(steps in proptest::collection::vec(prop_oneof![
-        1 => any::<bool>().prop_map(Step::Deploy), 1 => Just(Step::Restart), 4 => Just(Step::Plan),
+        1 => any::<(bool, bool)>().prop_map(|(other, blue)| Step::Deploy(other, blue)), 1 => Just(Step::Restart), 4 => Just(Step::Plan),
         2 => any::<bool>().prop_map(Step::End), 2 => Just(Step::Healthy), 1 => Just(Step::Wait),
         1 => any::<bool>().prop_map(Step::Stop),
     ], 1..60)) {
@@ -215,7 +237,11 @@ proptest! {
         world.deploy(manifest("db", 64));
         for step in steps {
             match step {
-                Step::Deploy(other) => world.deploy(manifest(if other { "other" } else { "db" }, 64)),
+                Step::Deploy(other, blue) => {
+                    let mut next = manifest(if other { "other" } else { "db" }, 64);
+                    next.strategy = if blue { holm_manifest::Strategy::BlueGreen } else { holm_manifest::Strategy::Rolling };
+                    world.deploy(next);
+                }
                 Step::Restart => {
                     let deployment = world.state.apps[&app()].last_deployment.next();
                     if world.state.apps[&app()].current.is_some() {
@@ -242,6 +268,9 @@ proptest! {
         }
         world.record(Event::AppStarted { app: app() });
         world.settle();
-        prop_assert_eq!(world.open().len(), 1);
+        // Nothing runs when the only release there was has failed.
+        prop_assert_eq!(world.open().len(), usize::from(world.state.wanted_release(&app()).is_some()));
+        let rolling = world.state.active_deployment(&app());
+        prop_assert!(rolling.is_none(), "{:?}", rolling);
     }
 }

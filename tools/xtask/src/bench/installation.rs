@@ -28,7 +28,7 @@ impl Installation {
     }
 
     /// As [`Self::start`], with more options for `holm up`; each is given a folder of its own as its value.
-    pub(super) fn start_with(options: &[&str]) -> Result<Self> {
+    pub(crate) fn start_with(options: &[&str]) -> Result<Self> {
         let programs = programs(Profile::Release)?;
         let folder = target().join("bench");
         if folder.exists() {
@@ -55,7 +55,7 @@ impl Installation {
     }
 
     /// The folder of everything that belongs to it.
-    pub(super) fn folder(&self) -> &Path {
+    pub(crate) fn folder(&self) -> &Path {
         &self.folder
     }
 
