@@ -294,6 +294,9 @@ impl Supervisor {
     pub(crate) fn end_session(&mut self) {
         self.session = None;
         self.subscription = None;
+        if let Some(configured) = &mut self.configured {
+            configured.volumes.let_go();
+        }
         for (_, mut exec) in std::mem::take(&mut self.execs) {
             self.detach(&mut exec);
             self.orphans.push(exec);

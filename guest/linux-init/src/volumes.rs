@@ -92,7 +92,12 @@ impl Volumes {
         let volume = volume
             .ok_or_else(|| error(ErrorCode::Invalid, format!("there is no volume with the serial `{serial}`")))?;
         match action {
-            VolumeAction::Grow => volume.grow().map_err(|errno| failed("grow", errno)).map(|()| true),
+            VolumeAction::Grow => {
+                // Growing a frozen file system waits for its thaw, and PID 1 with it: a host that asks for it while one is
+                // frozen has forgotten about that. Whoever reads the disk hears so at the thaw.
+                volume.thaw().map_err(|errno| failed("thaw", errno))?;
+                volume.grow().map_err(|errno| failed("grow", errno)).map(|()| true)
+            }
             VolumeAction::Freeze { limit_ms } => {
                 let done = volume.flush(wake).map_err(|why| failed("flush", why))?;
                 let limit_ms = limit_ms.min(MAX_FREEZE_MS);
@@ -128,7 +133,7 @@ impl Volumes {
         answers
     }
 
-    /// Leaves everything thawed, since the guest is about to power off.
+    /// Leaves everything thawed: the host that froze it is gone, or the guest is about to power off.
     pub(crate) fn let_go(&mut self) {
         self.flushing.clear();
         self.thaw_due(None);
@@ -225,8 +230,9 @@ fn mount_one(root: &Root, volume: &GuestVolume, owner: &Identity) -> Result<Moun
     let place = root.open_folder(&volume.path).map_err(|errno| format!("cannot open the folder: {errno}"))?;
     // Through the descriptor, so that no link of the image leads elsewhere.
     let target = format!("/proc/self/fd/{}", place.as_raw_fd());
+    // What is deleted is given back to the host at once, and is not in backups.
     let flags = MountFlags::NODEV | MountFlags::NOSUID | MountFlags::NOATIME;
-    rustix::mount::mount(&device, target.as_str(), "ext4", flags, Some(c"errors=remount-ro"))
+    rustix::mount::mount(&device, target.as_str(), "ext4", flags, Some(c"errors=remount-ro,discard"))
         .map_err(|errno| format!("cannot mount {} as ext4: {errno}", device.display()))?;
     // The descriptor above stands for the folder below the mount.
     let dir = root.open_folder(&volume.path).map_err(|errno| format!("cannot open the volume: {errno}"))?;

@@ -376,7 +376,7 @@ impl Executor {
     async fn sweep_volumes(&mut self) {
         let target = self.target.newest();
         if self.swept != Some(target.generation) {
-            match self.shared.world.sweep_volumes(target, self.swept.is_none()).await {
+            match self.shared.world.sweep_volumes(target).await {
                 Ok(()) => self.swept = Some(target.generation),
                 Err(failure) => tracing::warn!(%failure, "cannot remove deleted volumes"),
             }

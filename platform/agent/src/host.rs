@@ -198,8 +198,8 @@ impl World for Host {
         volume::blocking(&self.volumes, move |store| store.grow(number, size)).boxed()
     }
 
-    fn sweep_volumes<'a>(&'a self, target: &'a HostTarget, first: bool) -> BoxFuture<'a, Result<(), Failure>> {
-        self.remove_deleted_volumes(target, first).boxed()
+    fn sweep_volumes<'a>(&'a self, target: &'a HostTarget) -> BoxFuture<'a, Result<(), Failure>> {
+        self.remove_deleted_volumes(target).boxed()
     }
 
     fn leave(&self) -> BoxFuture<'_, Result<(), Failure>> {

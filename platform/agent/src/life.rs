@@ -77,6 +77,8 @@ pub(crate) struct Life {
     seen: Observation,
     /// The size to which each volume was grown in the running guest.
     pub(crate) grown: BTreeMap<VolumeNumber, VolumeSize>,
+    /// Why a volume could not be grown yet.
+    pub(crate) behind: Option<String>,
 }
 
 /// A machine with a guest that answers and an app that was started.
@@ -122,6 +124,7 @@ impl Life {
             wish,
             seen,
             grown: BTreeMap::new(),
+            behind: None,
         })
     }
 

@@ -346,7 +346,7 @@ impl World for Sim {
         self.call(async move { Ok(target.size.bytes()) })
     }
 
-    fn sweep_volumes<'a>(&'a self, _target: &'a HostTarget, _first: bool) -> BoxFuture<'a, Result<(), Failure>> {
+    fn sweep_volumes<'a>(&'a self, _target: &'a HostTarget) -> BoxFuture<'a, Result<(), Failure>> {
         async { Ok(()) }.boxed()
     }
 

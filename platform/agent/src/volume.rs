@@ -176,8 +176,10 @@ impl Life {
         if self.spec.volumes.is_empty() { limit } else { limit.max(WRITE_OUT) }
     }
 
-    /// Grows the volumes of a running instance to what the target says. What fails is tried again with the next change.
-    pub(crate) async fn follow_volumes(&mut self, machine: &Arc<dyn Machine>, guest: &Arc<dyn Guest>) {
+    /// Grows the volumes of a running instance to what the target says. `true`: something has failed and is to be tried
+    /// again, such as beside a copy of the disk, which QEMU does not resize meanwhile.
+    pub(crate) async fn follow_volumes(&mut self, machine: &Arc<dyn Machine>, guest: &Arc<dyn Guest>) -> bool {
+        let mut behind = None;
         let targets = self.shared.volumes.subscribe().borrow().clone();
         for mount in &self.spec.volumes {
             let Some(target) = targets.get(&mount.number) else { continue };
@@ -194,9 +196,14 @@ impl Life {
             match answered.unwrap_or_else(|_| Err("the guest does not answer".to_owned())) {
                 Ok(()) => drop(self.grown.insert(mount.number, target.size)),
                 Err(why) => {
-                    tracing::warn!(instance = %self.spec.instance, volume = %mount.volume, why, "cannot grow a volume yet");
+                    if self.behind.as_ref() != Some(&why) {
+                        tracing::warn!(instance = %self.spec.instance, volume = %mount.volume, why, "cannot grow a volume yet");
+                    }
+                    behind = Some(why);
                 }
             }
         }
+        self.behind = behind;
+        self.behind.is_some()
     }
 }

@@ -160,9 +160,8 @@ pub(crate) trait World: Send + Sync + fmt::Debug {
     fn grow_volume<'a>(&'a self, number: VolumeNumber, target: &'a VolumeTarget)
     -> BoxFuture<'a, Result<u64, Failure>>;
 
-    /// Removes the files of volumes that were deleted, as `target` tells. `first`: no earlier target was seen since the
-    /// agent started, so nobody is about to make a volume.
-    fn sweep_volumes<'a>(&'a self, target: &'a HostTarget, first: bool) -> BoxFuture<'a, Result<(), Failure>>;
+    /// Removes the files of volumes that were deleted, as `target` tells.
+    fn sweep_volumes<'a>(&'a self, target: &'a HostTarget) -> BoxFuture<'a, Result<(), Failure>>;
 
     /// Removes what all instances of this host share, when none runs: firewall, forwarding and such. What an instance
     /// that starts later needs of it is made again.

@@ -8,7 +8,7 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use holm_manifest::VolumeSize;
 use holm_model::id::Seq;
@@ -55,8 +55,9 @@ pub(crate) fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) 
 #[derive(Debug, Clone)]
 pub struct VolumeStore {
     root: PathBuf,
-    /// Staged files that were there when the store was opened. Who stages another since then is alive and will use it.
-    left: Arc<BTreeSet<PathBuf>>,
+    /// The keys of staged files that were there when the store was opened, or that a target has listed. Who staged another
+    /// since then is alive and about to have a volume recorded.
+    seen: Arc<Mutex<BTreeSet<String>>>,
 }
 
 /// A file from which a volume will be made. It is removed with this value unless it was kept.
@@ -108,15 +109,16 @@ impl VolumeStore {
         for folder in [root.clone(), root.join("snapshots")] {
             fs::create_dir_all(&folder).map_err(failed("make", &folder))?;
         }
-        let (mut store, mut left) = (Self { root, left: Arc::default() }, BTreeSet::new());
+        let store = Self { root, seen: Arc::default() };
         store.each_file(|path, name| {
-            if name.starts_with(STAGED) {
-                left.insert(path.to_owned());
-            }
+            store.seen().extend(staged_key(name).map(str::to_owned));
             if name.starts_with(NEW) { remove(path) } else { Ok(()) }
         })?;
-        store.left = Arc::new(left);
         Ok(store)
+    }
+
+    fn seen(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn root(&self) -> &Path {
@@ -150,7 +152,7 @@ impl VolumeStore {
             match &target.origin {
                 VolumeOrigin::Empty => self.make(number, target.size)?,
                 VolumeOrigin::Staged { key, what } => {
-                    let staged = self.root.join(format!("{STAGED}{key}{IMAGE}"));
+                    let staged = self.staged_path(key);
                     match fs::rename(&staged, &path) {
                         Err(error) if error.kind() == io::ErrorKind::NotFound => {
                             return Err(VolumeError::NotStaged(number, what.clone()));
@@ -193,9 +195,17 @@ impl VolumeStore {
 
     /// Bytes of a volume that take room on the host; `None` when it has no file yet.
     #[must_use]
-    pub fn used(&self, number: VolumeNumber) -> Option<u64> {
+    pub fn used(&self, number: VolumeNumber, origin: &VolumeOrigin) -> Option<u64> {
         use std::os::unix::fs::MetadataExt as _;
-        fs::metadata(self.path(number)).ok().map(|meta| meta.blocks() * 512)
+        let found = fs::metadata(self.path(number)).ok().or_else(|| match origin {
+            VolumeOrigin::Empty => None,
+            VolumeOrigin::Staged { key, .. } => fs::metadata(self.staged_path(key)).ok(),
+        });
+        found.map(|meta| meta.blocks() * 512)
+    }
+
+    fn staged_path(&self, key: &Uuid) -> PathBuf {
+        self.root.join(format!("{STAGED}{key}{IMAGE}"))
     }
 
     /// Removes the volumes that were deleted, with their snapshots: those with a number up to that of the newest event the
@@ -228,16 +238,20 @@ impl VolumeStore {
         Ok(gone.into_iter().collect())
     }
 
-    /// Removes files that were staged before the store was opened and that no volume was made from.
+    /// Removes the files that were staged for volumes that are gone, and those that were there when the store was opened
+    /// and that no volume was made from.
     ///
     /// # Errors
     /// [`VolumeError::File`].
     pub fn sweep_staged(&self, volumes: &BTreeMap<VolumeNumber, VolumeTarget>) -> Result<(), VolumeError> {
-        let wanted = |key: &str| {
-            volumes.values().any(|v| matches!(&v.origin, VolumeOrigin::Staged { key: k, .. } if k.to_string() == key))
-        };
-        self.each_file(|path, name| match name.strip_prefix(STAGED).and_then(|rest| rest.strip_suffix(IMAGE)) {
-            Some(key) if self.left.contains(path) && !wanted(key) => remove(path),
+        let wanted = volumes.values().filter_map(|volume| match &volume.origin {
+            VolumeOrigin::Empty => None,
+            VolumeOrigin::Staged { key, .. } => Some(key.to_string()),
+        });
+        let wanted: BTreeSet<String> = wanted.collect();
+        self.seen().extend(wanted.iter().cloned());
+        self.each_file(|path, name| match staged_key(name) {
+            Some(key) if !wanted.contains(key) && self.seen().contains(key) => remove(path),
             _ => Ok(()),
         })
     }
@@ -247,7 +261,7 @@ impl VolumeStore {
     pub fn stage(&self) -> Staged {
         let key = Uuid::new_v4();
         let path = self.root.join(format!("{NEW}{STAGED}{key}{IMAGE}"));
-        Staged { key, path, done: self.root.join(format!("{STAGED}{key}{IMAGE}")), kept: false }
+        Staged { key, path, done: self.staged_path(&key), kept: false }
     }
 
     /// A name for a file that is there for a short while. It is removed when the store is opened.
@@ -255,6 +269,11 @@ impl VolumeStore {
     pub fn scratch(&self) -> PathBuf {
         self.root.join(format!("{NEW}scratch-{}", Uuid::new_v4()))
     }
+}
+
+/// The key of a staged file of this name.
+fn staged_key(name: &str) -> Option<&str> {
+    name.strip_prefix(STAGED)?.strip_suffix(IMAGE)
 }
 
 pub(crate) fn remove(path: &Path) -> Result<(), VolumeError> {
@@ -345,7 +364,15 @@ mod tests {
         fs::write(since.path(), b"since").unwrap();
         let since = since.keep().unwrap();
         store.sweep_staged(&volumes).unwrap();
-        fs::remove_file(folder.path().join(format!("staged-{since}.img"))).expect("one that was staged since stays");
+        assert!(folder.path().join(format!("staged-{since}.img")).exists(), "its volume is about to be recorded");
+        let origin = VolumeOrigin::Staged { key: since, what: "a backup".to_owned() };
+        let mut more = volumes.clone();
+        more.insert(VolumeNumber(9), target(16, origin.clone()));
+        store.sweep_staged(&more).unwrap();
+        assert!(store.used(VolumeNumber(9), &origin).is_some());
+        // Its volume was deleted before anybody had it.
+        store.sweep_staged(&volumes).unwrap();
+        assert_eq!(store.used(VolumeNumber(9), &origin), None);
         assert_eq!(names(folder.path()), ["snapshots".to_owned(), format!("staged-{wanted}.img")]);
         for _ in 0..2 {
             let path = store.ensure(VolumeNumber(8), &volumes[&VolumeNumber(8)]).unwrap();

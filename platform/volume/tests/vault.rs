@@ -228,6 +228,26 @@ fn a_damaged_cut_or_missing_object_is_told_and_never_restored() {
 }
 
 #[test]
+fn a_backup_that_follows_none_mends_the_store() {
+    run(async {
+        let mut site = Site::new();
+        (0..3).for_each(|place| site.write(place, u8::try_from(place + 1).unwrap()));
+        let first = site.make().await.id;
+        let lost = site.chunks().await.remove(0);
+        site.store.delete(&lost).await.unwrap();
+        let follower = site.make().await.id;
+        for id in [&first, &follower] {
+            assert!(matches!(site.vault.verify(id, &Rate::new(0)).await, Err(BackupError::MissingChunk(_))));
+        }
+        let whole = NewBackup { follows: None, ..site.next().await };
+        assert_eq!(site.vault.make(whole, &Rate::new(0)).await.unwrap().chunks, 3);
+        for id in [&first, &follower] {
+            site.vault.verify(id, &Rate::new(0)).await.unwrap();
+        }
+    });
+}
+
+#[test]
 fn a_folder_is_a_store() {
     run(async {
         let folder = tempfile::tempdir().unwrap();

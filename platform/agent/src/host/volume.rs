@@ -29,12 +29,10 @@ impl Host {
         Ok(disks)
     }
 
-    pub(super) async fn remove_deleted_volumes(&self, target: &HostTarget, first: bool) -> Result<(), Failure> {
+    pub(super) async fn remove_deleted_volumes(&self, target: &HostTarget) -> Result<(), Failure> {
         let (generation, volumes) = (target.generation, target.volumes.clone());
         let gone = blocking(&self.volumes, move |store| {
-            if first {
-                store.sweep_staged(&volumes)?;
-            }
+            store.sweep_staged(&volumes)?;
             store.sweep(generation, &volumes)
         });
         for number in gone.await? {

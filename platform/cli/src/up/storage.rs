@@ -179,7 +179,7 @@ impl Storage {
             Ok(VolumeView {
                 volume: id.clone(),
                 size: volume.size,
-                used: self.volumes.used(volume.number),
+                used: self.volumes.used(volume.number, &volume.origin),
                 holder: self.agent.holder_of(volume.number),
                 origin: match &volume.origin {
                     VolumeOrigin::Empty => None,
@@ -387,7 +387,7 @@ impl Storage {
                     },
                 };
                 next.insert(id.clone(), due);
-                let has_file = self.volume(&id).is_ok_and(|(_, volume)| self.volumes.used(volume.number).is_some());
+                let has_file = self.volume(&id).is_ok_and(|(_, volume)| self.volumes.path(volume.number).exists());
                 if due > now || !has_file {
                     continue;
                 }

@@ -221,9 +221,10 @@ impl Vault {
         let sealed = sealed.ok_or_else(|| BackupError::MissingChunk(text.clone()))?;
         let read = sealed.len() as u64;
         rate.wait(sealed.len()).await;
-        let bytes = self.key.open(&text, sealed, CHUNK as usize)?;
+        let damaged = || BackupError::Damaged { what: format!("chunk {text}") };
+        let bytes = self.key.open(&text, sealed, CHUNK as usize).map_err(|_| damaged())?;
         if self.key.name(&bytes) != *name {
-            return Err(BackupError::Damaged { what: format!("chunk {text}") });
+            return Err(damaged());
         }
         Ok((bytes, read))
     }

@@ -116,7 +116,9 @@ impl Database<'_> {
         let rows = format!("insert into kept (word) select md5(i::text) from generate_series(1, {count}) i");
         let push = format!("for i = 1, {count} do redis.call('rpush', 'kept', i) end");
         match self.which {
-            Which::Redis => drop(self.ask("keeper", &["eval", &push, "0"])?.context("it does not take what is written")?),
+            Which::Redis => {
+                drop(self.ask("keeper", &["eval", &push, "0"])?.context("it does not take what is written")?)
+            }
             Which::Postgresql => {
                 let table = "create table if not exists kept (id bigserial primary key, word text not null)";
                 for line in [table, &rows] {
