@@ -37,8 +37,11 @@ pub(crate) struct PerCpu {
     clean: Cell<Vector>,
     /// Where the kernel was entered, on the time stamp counter.
     pub(crate) entered: Cell<u64>,
-    /// The longest time in the kernel so far.
+    /// How it was entered: see [`crate::measure`].
+    pub(crate) entry: Cell<u64>,
+    /// The longest time in the kernel so far, and how it was entered then.
     pub(crate) longest: AtomicU64,
+    pub(crate) longest_entry: AtomicU64,
     /// Which one it is.
     pub(crate) id: CpuId,
     /// Its local APIC's number.
@@ -87,7 +90,9 @@ impl PerCpu {
             load: Cell::new(core::ptr::null_mut()),
             clean: Cell::new(Vector::default()),
             entered: Cell::new(0),
+            entry: Cell::new(0),
             longest: AtomicU64::new(0),
+            longest_entry: AtomicU64::new(0),
             id,
             apic,
             thread: Cell::new(0),

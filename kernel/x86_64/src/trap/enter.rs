@@ -2,6 +2,7 @@
 
 use core::sync::atomic::Ordering;
 
+use holm_kernel_core::machine::LongestEntry;
 use holm_kernel_core::thread::EntryKind;
 use holm_kernel_core::{Fault, Next};
 
@@ -32,9 +33,9 @@ pub(super) struct Frame {
 /// A user program made a system call; its registers are saved.
 pub(super) extern "C" fn system_call() -> Exit {
     let cpu = this_cpu();
-    measure::entered(cpu);
     // SAFETY: this processor's exit path set it to the registers of the thread that has just entered.
     let number = unsafe { (*cpu.registers.get()).rax };
+    measure::entered(cpu, number);
     if number == NULL && cpu.keep_vector.get() == 0 {
         // It does nothing, for which no lock is needed; its number is its result.
         return Exit::Same;
@@ -53,7 +54,7 @@ extern "C" fn locked_system_call(cpu: &PerCpu) -> Exit {
 /// A user program was interrupted, or caused an exception; its registers are saved, the vector registers too.
 pub(super) extern "C" fn interrupted(vector: u8, error: u64) -> Exit {
     let cpu = this_cpu();
-    measure::entered(cpu);
+    measure::entered(cpu, LongestEntry::VECTOR | u64::from(vector));
     // Nothing since the exception can have changed it.
     let address = cpu::fault_address();
     let mut kernel = lock(cpu);
@@ -75,7 +76,7 @@ pub(super) extern "C" fn interrupted(vector: u8, error: u64) -> Exit {
 /// An idle processor was interrupted.
 pub(super) extern "C" fn woken(vector: u8) -> Exit {
     let cpu = this_cpu();
-    measure::entered(cpu);
+    measure::entered(cpu, LongestEntry::VECTOR | u64::from(vector));
     let mut kernel = lock(cpu);
     let next = interrupt(&mut kernel, cpu, vector);
     leave(kernel, cpu, next)
