@@ -198,7 +198,9 @@ impl<M: Machine> Kernel<M> {
             Ok(value) => value,
             Err(error) => error.register(),
         };
-        self.wake_with_registers(thread);
+        entry.wait = Wait::Nothing;
+        entry.state = ThreadState::Ready;
+        self.sched_woken(thread);
     }
 
     /// As [`Kernel::wake`], for a waker that has written the registers itself.

@@ -31,6 +31,8 @@ pub(crate) fn event(event: &Event) -> String {
             format!("{app}: route {} to port {} of `{}` was added", route.on, route.port, route.process)
         }
         Event::RouteRemoved { app, on } => format!("{app}: route {on} was removed"),
+        Event::Ipv4Allocated { app } => format!("{app}: its routes are reached over IPv4 too"),
+        Event::Ipv4Released { app } => format!("{app}: its routes are no longer reached over IPv4"),
         Event::AppForgotten { app } => format!("{app}: is gone"),
         Event::AppDestroyed { app } => format!("{app}: was destroyed"),
         Event::InstancePlaced { instance, release, why, .. } => format!("{instance}: placed with {release}: {why}"),

@@ -82,7 +82,12 @@ mod tests {
         let instance: holm_model::id::InstanceName = "hello.staging.web.7".parse().unwrap();
         let process = "web".parse::<holm_manifest::ProcessName>().unwrap();
         let (deployment, release) = (DeploymentNumber(3), ReleaseNumber(2));
-        let route = Route { on: RouteMatch::Sni("hello.example".to_owned()), process: process.clone(), port: 8443 };
+        let route = Route {
+            on: RouteMatch::Sni("hello.example".to_owned()),
+            process: process.clone(),
+            port: 8443,
+            proxy_protocol: false,
+        };
         let web = Process {
             command: Some(vec!["serve".to_owned()]),
             cpu_millis: 500,
@@ -96,6 +101,7 @@ mod tests {
             image: Some("registry.example/hello:1".to_owned()),
             processes: BTreeMap::from([(process.clone(), web)]),
             routes: vec![route.clone()],
+            ingress: holm_manifest::IngressLimits::default(),
             config: BTreeMap::from([("LEVEL".to_owned(), "info".to_owned())]),
             environments: BTreeMap::new(),
         });
@@ -119,6 +125,8 @@ mod tests {
             Event::AppStarted { app: app.clone() },
             Event::RouteAdded { app: app.clone(), route },
             Event::RouteRemoved { app: app.clone(), on: RouteMatch::TcpPort(5432) },
+            Event::Ipv4Allocated { app: app.clone() },
+            Event::Ipv4Released { app: app.clone() },
             Event::AppDestroyed { app: app.clone() },
             Event::AppForgotten { app },
             Event::InstancePlaced { instance: instance.clone(), release, epoch: 1, why: why.clone() },
@@ -154,15 +162,17 @@ mod tests {
             Event::AppStarted { .. } => 8,
             Event::RouteAdded { .. } => 9,
             Event::RouteRemoved { .. } => 10,
-            Event::AppDestroyed { .. } => 11,
-            Event::AppForgotten { .. } => 12,
-            Event::InstancePlaced { .. } => 13,
-            Event::InstanceRetired { .. } => 14,
-            Event::InstanceObserved { .. } => 15,
-            Event::InstanceEnded { .. } => 16,
-            Event::InstanceForgotten { .. } => 17,
-            Event::HostStarted { .. } => 18,
-            Event::HostStopped { .. } => 19,
+            Event::Ipv4Allocated { .. } => 11,
+            Event::Ipv4Released { .. } => 12,
+            Event::AppDestroyed { .. } => 13,
+            Event::AppForgotten { .. } => 14,
+            Event::InstancePlaced { .. } => 15,
+            Event::InstanceRetired { .. } => 16,
+            Event::InstanceObserved { .. } => 17,
+            Event::InstanceEnded { .. } => 18,
+            Event::InstanceForgotten { .. } => 19,
+            Event::HostStarted { .. } => 20,
+            Event::HostStopped { .. } => 21,
         }
     }
 

@@ -65,6 +65,13 @@ pub enum Command {
         /// What the route matches.
         on: RouteMatch,
     },
+    /// Let the app's routes be reached over IPv4 too, or no longer.
+    Ipv4 {
+        /// The app and environment.
+        app: AppKey,
+        /// Whether they are.
+        allocated: bool,
+    },
     /// Stop every instance of the app and forget it.
     Destroy {
         /// The app and environment.
@@ -85,6 +92,7 @@ impl Command {
             | Self::Start { app }
             | Self::RouteAdd { app, .. }
             | Self::RouteRemove { app, .. }
+            | Self::Ipv4 { app, .. }
             | Self::Destroy { app } => app,
         }
     }

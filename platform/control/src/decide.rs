@@ -48,6 +48,9 @@ pub fn decide(state: &State, rules: &Rules, command: &Command) -> Result<Vec<Eve
         Command::Start { .. } => Ok(vec![Event::AppStarted { app: key.clone() }]),
         Command::RouteAdd { route, .. } => case.route_add(route),
         Command::RouteRemove { on, .. } => case.route_remove(on),
+        Command::Ipv4 { allocated, .. } if *allocated == app.ipv4 => Ok(Vec::new()),
+        Command::Ipv4 { allocated: true, .. } => Ok(vec![Event::Ipv4Allocated { app: key.clone() }]),
+        Command::Ipv4 { allocated: false, .. } => Ok(vec![Event::Ipv4Released { app: key.clone() }]),
         Command::Destroy { .. } => Ok(vec![Event::AppDestroyed { app: key.clone() }]),
     }
 }

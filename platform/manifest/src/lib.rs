@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod diagnostic;
+mod ingress;
 mod model;
 mod name;
 mod parse;
@@ -14,6 +15,7 @@ mod unit;
 mod write;
 
 pub use diagnostic::{Diagnostic, ManifestError, Place};
+pub use ingress::IngressLimits;
 pub use model::{Environment, HealthCheck, HealthProbe, Manifest, Memory, Process, Route, RouteMatch, StopPolicy};
 pub use name::{AppName, EnvName, NameError, ProcessName};
 pub use parse::{MAX_FILE, check_route};

@@ -35,7 +35,8 @@ fn manifest(instances: u32, port: u16) -> Box<Manifest> {
         app: app().app,
         image: None,
         processes: BTreeMap::from([(web(), process)]),
-        routes: vec![Route { on: RouteMatch::TcpPort(80), process: web(), port }],
+        routes: vec![Route { on: RouteMatch::TcpPort(80), process: web(), port, proxy_protocol: false }],
+        ingress: Default::default(),
         config: BTreeMap::new(),
         environments: BTreeMap::new(),
     })

@@ -1,6 +1,7 @@
 //! `cargo deny`: licences, sources and duplicates of dependencies, by the rules in `deny.toml`.
 
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::Result;
 
@@ -18,13 +19,23 @@ pub(crate) fn check(root: &Path) -> Result<bool> {
     Ok(deny.status()?.success())
 }
 
-/// Builds cargo-deny once and keeps it with the cache.
+/// Begins to build cargo-deny, where it is missing, on the time that the rest of the run leaves over.
+pub(crate) fn build_ahead(root: &Path) {
+    let root = root.to_owned();
+    // What goes wrong here is told by `check`, which tries again.
+    std::thread::spawn(move || drop(installed(&root)));
+}
+
+/// Builds cargo-deny once and keeps it with the cache. Who comes while it is built waits.
 fn installed(root: &Path) -> Result<PathBuf> {
+    static BUILDING: Mutex<()> = Mutex::new(());
+    let _one_at_a_time = BUILDING.lock().unwrap_or_else(PoisonError::into_inner);
     let at = cache().join(format!("cargo-deny-{VERSION}"));
     let program = at.join("bin/cargo-deny");
     if !program.exists() {
         println!("building cargo-deny {VERSION}, once");
-        let mut install = command(root, cargo(), &["install", "cargo-deny", "--quiet", "--locked", "--debug"]);
+        let mut install = command(root, "nice", &["-n", "19"]);
+        install.arg(cargo()).args(["install", "cargo-deny", "--quiet", "--locked", "--debug"]);
         install.args(["--version", VERSION, "--no-track", "--root"]).arg(&at);
         install.arg("--target-dir").arg(cache().join("cargo-deny-build"));
         output(&mut install)?;

@@ -10,9 +10,40 @@ use super::grant::{Grant, Kind};
 use super::table::Content;
 use super::{Cap, Types};
 use crate::caller::{Answer, Caller, Out, Outcome};
+use crate::direct::{Way, Ways};
 use crate::kernel::Kernel;
 use crate::machine::Machine;
 use crate::object::Object;
+use crate::sched::attention;
+
+impl<M: Machine> Ways<'_, M> {
+    /// Revokes a capability of what nobody maps, with all that came from it.
+    #[inline(always)]
+    pub(crate) fn revoke(self) -> Option<Way> {
+        let Self { machine, threads, units, counts, grants, epoch, regions, entry, current, .. } = self;
+        let thread = threads.get_mut(current)?;
+        let (word, flags) = (thread.registers.rdi, thread.registers.rsi);
+        if thread.calls.revoking.is_some() || flags != RevokeFlags::NONE.bits() || word >> 32 != 0 {
+            return None;
+        }
+        let slot = units.get(thread.unit)?.caps.slot_by(word as u16, (word >> 16) as u16)?;
+        let Content::Held(grant) = slot.content else { return None };
+        if slot.checked != epoch
+            || matches!(slot.object, Object::Region(id) if regions.get(id).is_some_and(|region| region.mappings > 0))
+        {
+            return None;
+        }
+        // Nothing fails from here on.
+        counts.revocations += 1;
+        grants.revoke(grant);
+        thread.registers.rax = 0;
+        thread.syscalls += 1;
+        entry.syscalls += 1;
+        // What follows it is done by later entries, which the timer brings.
+        entry.attention |= attention::TIMER;
+        Some(Way::Timed(machine.now()))
+    }
+}
 
 impl<M: Machine> Kernel<M> {
     /// Passes a capability to another unit (seed 14.3, 15.1): MOVE takes it from the caller, BORROW and CLONE derive one.

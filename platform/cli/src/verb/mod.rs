@@ -10,6 +10,7 @@ mod follow;
 mod guest;
 mod images;
 mod init;
+mod ipv4;
 mod logs;
 mod plan;
 pub(crate) mod reference;
@@ -74,6 +75,7 @@ async fn ask(verb: Verb, context: &Context<'_>) -> Result<(), Failure> {
         Verb::Start(app) => change::start(&app, context).await,
         Verb::Destroy(destroy) => change::destroy(&destroy, context).await,
         Verb::Route(verb) => route::run(&verb, context).await,
+        Verb::Ipv4(verb) => ipv4::run(&verb, context).await,
         Verb::Events(events) => events::run(&events, context).await,
         Verb::Explain(explain) => explain::run(&explain, context).await,
         Verb::Images(verb) => images::run(&verb, context).await,

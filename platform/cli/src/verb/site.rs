@@ -23,9 +23,11 @@ pub(crate) fn up(up: Up, state: PathBuf) -> Result<(), Failure> {
         detach: up.detach,
         sni_port,
         listen: up.listen,
+        listen_ipv4: up.listen_ipv4.unwrap_or_else(|| up::ipv4_beside(up.listen)),
         network: up.network,
         accel: up.accel,
         registry_auth: up.registry_auth,
+        proxies: up.proxy_from,
         insecure_registries: up.insecure_registry,
     };
     Ok(up::run(options)?)
