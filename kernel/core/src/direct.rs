@@ -247,7 +247,7 @@ mod tests {
                 // Of a capability of its own, which was used or not.
                 let object = Object::Channel(self.channels[which % 2], End::A);
                 let handle = kernel.cap_install(unit, object, Rights::SEND, TransferFlags::ALL).unwrap();
-                if word % 2 == 0 {
+                if word.is_multiple_of(2) {
                     kernel.resolve(unit, handle, Types::ANY, Rights::NONE).unwrap();
                 }
                 kernel.running(current).unwrap().registers.rdi = handle.raw() as u64;

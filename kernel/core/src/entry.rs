@@ -177,7 +177,7 @@ impl<M: Machine> Kernel<M> {
     }
 
     /// A step of the work that waits. When there is more the timer brings `cpu` back for it, whatever runs meanwhile.
-    #[inline]
+    #[inline(always)]
     fn background(&mut self, cpu: CpuId) {
         if self.work_waits()
             && self.work_step()

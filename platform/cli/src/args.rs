@@ -4,8 +4,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use holm_manifest::{AppName, EnvName, ProcessName};
-use holm_model::id::InstanceName;
+use holm_manifest::{AppName, EnvName, Memory, ProcessName};
 
 /// Runs each app on an island of its own: OCI images as microVMs on your own machines
 #[derive(Debug, Parser)]
@@ -132,7 +131,7 @@ pub(crate) enum Verb {
     Ipv4(Ipv4),
     /// Show what happened, who caused it and when
     Events(Events),
-    /// Tell why an instance is where it is, why it waits, or why it ended
+    /// Tell why an instance or an app is where it is, why it waits, or why it ended
     Explain(Explain),
     /// List, inspect and prune the images on this host
     #[command(subcommand)]
@@ -189,6 +188,10 @@ pub(crate) struct Up {
     /// How instances are connected
     #[arg(long, value_name = "KIND", default_value = "auto")]
     pub(crate) network: Network,
+    /// Memory that all microVMs together may take, such as `8GiB` [default: the host's, less a sixteenth and at least
+    /// 512 MiB]
+    #[arg(long, value_name = "AMOUNT", value_parser = parse_memory)]
+    pub(crate) memory: Option<Memory>,
     /// What runs the microVMs' processors
     #[arg(long, value_name = "KIND", default_value = "auto")]
     pub(crate) accel: Acceleration,
@@ -198,6 +201,11 @@ pub(crate) struct Up {
     /// Registry that is spoken to without TLS; may be repeated
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) insecure_registry: Vec<String>,
+}
+
+/// An amount of memory, as in a manifest.
+fn parse_memory(text: &str) -> Result<Memory, String> {
+    Memory::parse(text).ok_or_else(|| "write it as a whole number of MiB or GiB, such as `512MiB` or `8GiB`".to_owned())
 }
 
 /// An address, also in the brackets that it has in front of a port.
@@ -217,7 +225,7 @@ pub(crate) struct Deploy {
     #[command(flatten)]
     pub(crate) plan: Plan,
     /// Return once the server has accepted it
-    #[arg(long)]
+    #[arg(long, visible_alias = "no-wait")]
     pub(crate) detach: bool,
 }
 
@@ -293,6 +301,9 @@ pub(crate) struct Scale {
     /// A process type and its count, 0 to 100, or `manifest` for what the manifest says
     #[arg(required = true, value_name = "PROCESS=N", value_parser = parse_count)]
     pub(crate) counts: Vec<(ProcessName, Option<u32>)>,
+    /// Return once the server has accepted it
+    #[arg(long, visible_alias = "detach")]
+    pub(crate) no_wait: bool,
 }
 
 fn parse_count(text: &str) -> Result<(ProcessName, Option<u32>), String> {
@@ -310,7 +321,7 @@ pub(crate) struct Follow {
     #[command(flatten)]
     pub(crate) app: NamedApp,
     /// Return once the server has accepted it
-    #[arg(long)]
+    #[arg(long, visible_alias = "no-wait")]
     pub(crate) detach: bool,
 }
 
@@ -322,7 +333,7 @@ pub(crate) struct Rollback {
     #[command(flatten)]
     pub(crate) app: AppArgs,
     /// Return once the server has accepted it
-    #[arg(long)]
+    #[arg(long, visible_alias = "no-wait")]
     pub(crate) detach: bool,
 }
 
@@ -407,9 +418,9 @@ pub(crate) struct Events {
 
 #[derive(Debug, Args)]
 pub(crate) struct Explain {
-    /// The instance, such as `hello.web.7`; also one that has ended
-    #[arg(value_name = "INSTANCE")]
-    pub(crate) instance: InstanceName,
+    /// An instance such as `hello.web.7`, also one that has ended; or an app, `APP` or `APP/ENV`
+    #[arg(value_name = "INSTANCE|APP")]
+    pub(crate) name: String,
 }
 
 #[derive(Debug, Subcommand)]

@@ -8,6 +8,7 @@
 
 mod endpoints;
 pub mod event;
+pub mod footprint;
 pub mod id;
 pub mod report;
 pub mod state;

@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 
 use anyhow::Result;
 
-use crate::command::{command, output};
+use crate::command::{command, nice, output};
 use crate::workspace::{cache, cargo};
 
 /// The version whose rules `deny.toml` is written for.
@@ -19,23 +19,15 @@ pub(crate) fn check(root: &Path) -> Result<bool> {
     Ok(deny.status()?.success())
 }
 
-/// Begins to build cargo-deny, where it is missing, on the time that the rest of the run leaves over.
-pub(crate) fn build_ahead(root: &Path) {
-    let root = root.to_owned();
-    // What goes wrong here is told by `check`, which tries again.
-    std::thread::spawn(move || drop(installed(&root)));
-}
-
 /// Builds cargo-deny once and keeps it with the cache. Who comes while it is built waits.
-fn installed(root: &Path) -> Result<PathBuf> {
+pub(crate) fn installed(root: &Path) -> Result<PathBuf> {
     static BUILDING: Mutex<()> = Mutex::new(());
     let _one_at_a_time = BUILDING.lock().unwrap_or_else(PoisonError::into_inner);
     let at = cache().join(format!("cargo-deny-{VERSION}"));
     let program = at.join("bin/cargo-deny");
     if !program.exists() {
         println!("building cargo-deny {VERSION}, once");
-        let mut install = command(root, "nice", &["-n", "19"]);
-        install.arg(cargo()).args(["install", "cargo-deny", "--quiet", "--locked", "--debug"]);
+        let mut install = nice(root, cargo(), &["install", "cargo-deny", "--quiet", "--locked", "--debug"]);
         install.args(["--version", VERSION, "--no-track", "--root"]).arg(&at);
         install.arg("--target-dir").arg(cache().join("cargo-deny-build"));
         output(&mut install)?;

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use clap::Args;
 use holm_fuzz::{TARGETS, Target};
 
-use crate::command::command;
+use crate::command::{command, nice};
 use crate::workspace::{cargo, target, workspace};
 
 /// What to fuzz, and for how long.
@@ -80,7 +80,7 @@ fn corpus(target: Target) -> PathBuf {
 }
 
 /// Builds the fuzzer with coverage counters in every crate.
-fn build() -> Result<PathBuf> {
+pub(crate) fn build() -> Result<PathBuf> {
     const HOST: &str = "x86_64-unknown-linux-gnu";
     let counters = [
         "-Cpasses=sancov-module",
@@ -94,7 +94,7 @@ fn build() -> Result<PathBuf> {
     // With a named target, build scripts and macros are not instrumented.
     let arguments =
         ["build", "--quiet", "-p", "holm-fuzz", "--features", "libfuzzer", "--profile", "fuzz", "--target", HOST];
-    let mut cargo = command(&workspace(), cargo(), &arguments);
+    let mut cargo = nice(&workspace(), cargo(), &arguments);
     cargo.env("CARGO_TARGET_DIR", &folder).env("CARGO_ENCODED_RUSTFLAGS", counters.join("\u{1f}"));
     let built = cargo.status().context("cannot start cargo")?.success();
     ensure!(built, "the fuzzer does not build");

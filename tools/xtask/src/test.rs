@@ -48,14 +48,6 @@ const STAGES: [Stage; 9] = [
         name: "tests",
         run: |root| tests(root, &["--workspace", "--exclude", "holm-e2e", "--exclude", "morpheus-e2e"]),
     },
-    Stage {
-        name: "fuzz",
-        run: |_| {
-            let held = fuzz::short()?;
-            let passed = held.iter().filter(|held| **held).count() as u64;
-            Ok(Count { passed, failed: held.len() as u64 - passed })
-        },
-    },
     // The core's tests on the host are in `tests`.
     Stage {
         name: "kernel",
@@ -69,10 +61,19 @@ const STAGES: [Stage; 9] = [
         name: "end-to-end",
         run: |root| tests(root, &["--package", "holm-e2e", "--package", "morpheus-e2e", "--", "--test-threads=1"]),
     },
-    // Last: its tool is built while the stages before wait for guests.
+    // Last: what they need is built while the stages before wait for guests.
+    Stage {
+        name: FUZZ,
+        run: |_| {
+            let held = fuzz::short()?;
+            let passed = held.iter().filter(|held| **held).count() as u64;
+            Ok(Count { passed, failed: held.len() as u64 - passed })
+        },
+    },
     Stage { name: DEPENDENCIES, run: |root| deny::check(root).map(Count::of) },
 ];
 
+const FUZZ: &str = "fuzz";
 const DEPENDENCIES: &str = "dependencies";
 
 /// Runs the stages named in `only` (all when empty), and prints `N passed, N failed` as the last line.
@@ -88,9 +89,7 @@ pub fn run(only: &[String]) -> Result<()> {
     let mut total = Count::default();
     let mut red = Vec::new();
     let wanted = |name: &str| only.is_empty() || only.iter().any(|one| one == name);
-    if wanted(DEPENDENCIES) {
-        deny::build_ahead(&root);
-    }
+    build_ahead(&root, wanted(FUZZ), wanted(DEPENDENCIES));
     for stage in STAGES.iter().filter(|stage| wanted(stage.name)) {
         println!("── {} ──", stage.name);
         let began = Instant::now();
@@ -118,6 +117,19 @@ pub fn run(only: &[String]) -> Result<()> {
         std::process::exit(1);
     }
     Ok(())
+}
+
+/// Begins to build the tools of the last stages. What goes wrong here is told by the stage itself, which tries again.
+fn build_ahead(root: &Path, fuzzer: bool, deny: bool) {
+    let root = root.to_owned();
+    std::thread::spawn(move || {
+        if deny {
+            drop(deny::installed(&root));
+        }
+        if fuzzer {
+            drop(fuzz::build());
+        }
+    });
 }
 
 /// A cargo command that is one check.

@@ -36,11 +36,14 @@ fn through(unit: &mut Unit, word: u64, right: Rights, epoch: u64) -> Option<Thro
     Some(Through { id, end, badge: slot.badge, grant })
 }
 
-/// Bytes and priority of a short message, by its first argument.
+/// All that a short message can carry.
+const FULL: u8 = holm_abi::limits::SHORT_BYTES as u8;
+
+/// Bytes and priority of a short message, by its first argument; nearly all have `usual` bytes and no priority.
 #[inline(always)]
-fn shape(word: u64, wait: bool) -> Option<(u8, u8)> {
-    if word >> 32 == holm_abi::limits::SHORT_BYTES {
-        return Some((holm_abi::limits::SHORT_BYTES as u8, 0));
+fn shape(word: u64, usual: u8, wait: bool) -> Option<(u8, u8)> {
+    if word >> 32 == u64::from(usual) {
+        return Some((usual, 0));
     }
     let short = Short::from_register(word).ok()?;
     (short.flags == ShortFlags::NONE || (!wait && short.flags == ShortFlags::NONBLOCK))
@@ -58,7 +61,7 @@ impl<M: Machine> Ways<'_, M> {
             return None;
         }
         let word = from.registers.rdi;
-        let (bytes, priority) = shape(word, true)?;
+        let (bytes, priority) = shape(word, FULL, true)?;
         let unit = units.get_mut(from.unit)?;
         let Through { id, end, badge, .. } = through(unit, word, Rights::SEND, epoch)?;
         let channel = channels.get_mut(id)?;
@@ -124,7 +127,7 @@ impl<M: Machine> Ways<'_, M> {
             return None;
         }
         let word = from.registers.rdi;
-        let (bytes, priority) = shape(word, true)?;
+        let (bytes, priority) = shape(word, FULL, true)?;
         let unit = units.get_mut(from.unit)?;
         let Through { id, end, badge, grant } = through(unit, word, Rights::RECEIVE, epoch)?;
         let channel = channels.get_mut(id)?;
@@ -177,7 +180,7 @@ impl<M: Machine> Ways<'_, M> {
         }
         let from = threads.get_mut(current)?;
         let word = from.registers.rdi;
-        let (bytes, priority) = shape(word, false)?;
+        let (bytes, priority) = shape(word, FULL, false)?;
         let unit = units.get_mut(from.unit)?;
         let Through { id, end, badge, .. } = through(unit, word, Rights::SEND, epoch)?;
         let channel = channels.get_mut(id)?;
@@ -195,8 +198,7 @@ impl<M: Machine> Ways<'_, M> {
         }
         let words = [from.registers.rdx, from.registers.r10, from.registers.r8, from.registers.r9];
         let sequence = work.sequence + 1;
-        let header =
-            Header { sequence, sender: from.unit.number(), badge, length, priority: priority, ..Header::default() };
+        let header = Header { sequence, sender: from.unit.number(), badge, length, priority, ..Header::default() };
         inbox.push_short(header.sealed(), words)?;
         // Nothing failed.
         work.sequence = sequence;
@@ -213,7 +215,7 @@ impl<M: Machine> Ways<'_, M> {
         let Self { threads, units, channels, counts, epoch, entry, current, .. } = self;
         let to = threads.get_mut(current)?;
         let word = to.registers.rdi;
-        shape(word, false)?;
+        shape(word, 0, false)?;
         let unit = units.get_mut(to.unit)?;
         let Through { id, end, grant, .. } = through(unit, word, Rights::RECEIVE, epoch)?;
         let channel = channels.get_mut(id)?;

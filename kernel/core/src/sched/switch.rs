@@ -15,7 +15,7 @@ use crate::wait::Wait;
 const DUE_PER_ENTRY: usize = 16;
 
 /// How long work that waits may wait while threads run.
-const WORK_PAUSE: Nanos = Nanos(100_000);
+pub(crate) const WORK_PAUSE: Nanos = Nanos(100_000);
 
 impl<M: Machine> Kernel<M> {
     /// Every entry begins here: says who runs on `cpu`.
@@ -203,13 +203,7 @@ impl<M: Machine> Kernel<M> {
         let now = self.clock();
         let [entry] = self.sched.cpus.as_mut_slice() else { return false };
         let Some(id) = entry.handed else { return false };
-        if entry.current.is_some()
-            || !entry.edf.is_empty()
-            || entry.fixed_filled != 0
-            || entry.fair.len() != 0
-            || !entry.background.is_empty()
-            || self.trace.wants(TraceKind::Switch)
-        {
+        if entry.current.is_some() || entry.has_queued() || self.trace.wants(TraceKind::Switch) {
             return false;
         }
         let Some(thread) = self.threads.get_mut(id) else { return false };
@@ -546,7 +540,10 @@ impl<M: Machine> Kernel<M> {
     fn thread_due(&mut self, thread: ThreadId, now: Nanos) {
         let Some(state) = self.threads.get_mut(thread) else { return };
         if state.state == ThreadState::Blocked {
-            return self.give_up(thread, holm_abi::Error::TimedOut);
+            // As `give_up`. Sleeping until a time is what `Time` asked for: it ends well.
+            let result = if state.wait == Wait::Time { Ok(0) } else { Err(holm_abi::Error::TimedOut) };
+            self.leave_wait(thread);
+            return self.wake(thread, result);
         }
         if state.sched.place != Place::Throttled {
             return;
