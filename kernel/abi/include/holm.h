@@ -846,7 +846,7 @@ struct holm_metrics {
     uint64_t threads; /* Threads that have not ended. */
     uint64_t units; /* Units that have not ended; 0 for a unit. */
     uint64_t objects; /* Objects of all types; 0 for a unit. */
-    uint64_t sweep_backlog; /* Grant nodes that wait for the sweeper; 0 for a unit. */
+    uint64_t sweep_backlog; /* Revocations that wait for the sweeper, and one for each other kind of background work that waits; 0 for a unit. */
     uint64_t interrupts; /* Interrupts; 0 for a unit. */
     uint64_t max_kernel_ticks; /* The longest stretch with interrupts off, in ticks of the time-stamp counter; 0 for a unit. */
     uint64_t invariant_checks; /* Invariants checked by sampling; 0 for a unit. */

@@ -76,6 +76,20 @@ pub struct ClockScale {
     pub shift: u32,
 }
 
+/// See [`Machine::longest_entry`]; zeroes when it is not measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct LongestEntry {
+    /// In ticks of the time stamp counter: instructions under icount.
+    pub ticks: u64,
+    /// The number of the system call, or [`LongestEntry::VECTOR`] and the vector of the interrupt or exception.
+    pub entry: u64,
+}
+
+impl LongestEntry {
+    /// Tells vectors from system calls.
+    pub const VECTOR: u64 = 1 << 16;
+}
+
 /// There was no frame for a page table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NoFrames;
@@ -183,9 +197,8 @@ pub trait Machine {
     /// How user programs compute the monotonic clock without entering the kernel, where they can.
     fn clock_scale(&self) -> Option<ClockScale>;
 
-    /// The longest time between an entry of the kernel and leaving it again so far, with interrupts off: in ticks of the
-    /// time stamp counter (instructions under icount), zero when it is not measured.
-    fn longest_entry(&self) -> u64;
+    /// The longest time between an entry of the kernel and leaving it again so far, with interrupts off.
+    fn longest_entry(&self) -> LongestEntry;
 
     /// Random bits for identities; best effort where the processor has no source.
     fn random(&mut self) -> u64;

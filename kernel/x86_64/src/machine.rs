@@ -2,7 +2,9 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use holm_kernel_core::machine::{ClockScale, Flush, FramePool, Halt, Machine, Nanos, NoFrames, PAGE_SIZE, PageRights};
+use holm_kernel_core::machine::{
+    ClockScale, Flush, FramePool, Halt, LongestEntry, Machine, Nanos, NoFrames, PAGE_SIZE, PageRights,
+};
 use holm_kernel_core::thread::{Thread, ThreadId};
 use holm_kernel_core::{CpuId, FrameNumber, SpaceId};
 
@@ -195,7 +197,7 @@ impl Machine for X86 {
         Some(self.clock.scale())
     }
 
-    fn longest_entry(&self) -> u64 {
+    fn longest_entry(&self) -> LongestEntry {
         measure::longest()
     }
 

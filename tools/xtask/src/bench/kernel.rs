@@ -108,9 +108,12 @@ fn paths(built: &Built) -> Result<Vec<Measured>> {
 fn longest(built: &Built) -> Result<Measured> {
     let machine = Machine { count: true, memory_mib: 256, archive: Some(built.tests.clone()), ..Machine::of(built) };
     let ended = machine.run(None, TESTS_LIMIT)?;
-    let value = ended.console.lines().filter_map(parse).find(|(name, _)| *name == LONGEST);
-    let (_, value) = value.with_context(|| format!("the tests do not tell {LONGEST}:\n{}", ended.console))?;
-    Ok(figure(LONGEST, value, "all tests on the kernel, 1 processor, instructions counted"))
+    let line = ended.console.lines().find(|line| parse(line).is_some_and(|(name, _)| name == LONGEST));
+    let line = line.with_context(|| format!("the tests do not tell {LONGEST}:\n{}", ended.console))?;
+    let (_, value) = parse(line).with_context(|| format!("`{line}` is no figure"))?;
+    let entry = line.split(' ').nth(3).unwrap_or("an unknown entry");
+    let how = format!("all tests on the kernel, 1 processor, instructions counted; entered by {entry}");
+    Ok(figure(LONGEST, value, &how))
 }
 
 /// From the loader's jump to the first line of init. The clock counts instructions from that jump on.
@@ -134,10 +137,10 @@ fn boot_wall(built: &Built) -> Result<Measured> {
     Ok(Measured { name: "boot-wall", value: samples.median(), how, samples: [("wall_s".to_owned(), samples)].into() })
 }
 
-/// Reads `figure NAME NUMBER`.
+/// Reads `figure NAME NUMBER`, behind which more may be told.
 fn parse(line: &str) -> Option<(&str, f64)> {
-    let (name, value) = line.strip_prefix("figure ")?.split_once(' ')?;
-    Some((name, value.parse().ok()?))
+    let mut words = line.strip_prefix("figure ")?.split(' ');
+    Some((words.next()?, words.next()?.parse().ok()?))
 }
 
 #[cfg(test)]
@@ -147,6 +150,7 @@ mod tests {
     #[test]
     fn figures_are_read_from_lines() {
         assert_eq!(parse("figure null-call 78"), Some(("null-call", 78.0)));
+        assert_eq!(parse("figure longest-entry 78 vm_map"), Some(("longest-entry", 78.0)));
         assert_eq!(parse("figure null-call"), None);
         assert_eq!(parse("null-call 78"), None);
     }

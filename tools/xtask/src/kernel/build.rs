@@ -179,7 +179,7 @@ fn strip(from: &Path, to: &Path) -> Result<()> {
 /// Builds the programs, and gives their names and contents, init first.
 fn programs() -> Result<Vec<(String, Vec<u8>)>> {
     let mut build = For::Kernel.cargo("build");
-    build.args(["--bins", "--message-format", "json"]);
+    build.args(["--bins", "--message-format", "json-render-diagnostics"]);
     build.args(PROGRAMS.iter().flat_map(|package| ["--package", package]));
     let messages = output(&mut build).context("the programs for the kernel do not build")?;
     let read = |path: PathBuf| {
