@@ -26,6 +26,9 @@ pub(super) fn run(built: &Built, cpus: u32, outcome: &mut Outcome) -> Result<()>
     let ended = machine.run(None, LIMIT)?;
     let (mut known, mut counted) = (0, 0);
     for line in ended.console.lines() {
+        if line.starts_with("unseen ") || line.starts_with("errors: ") {
+            println!("{line}");
+        }
         if let Some((name, why)) = parse(line) {
             if !why.is_empty() && KNOWN_FAILURES.contains(&name) {
                 println!("{name} ({cpus} cpu) ... known failure: {why}");
