@@ -26,6 +26,8 @@ pub(crate) fn begin() -> i32 {
         ["threads", count] => many_threads(count.parse().unwrap_or(0)),
         ["hog"] => hog(),
         ["worker"] => worker(),
+        ["starved", what] => crate::starved::child(what),
+        ["guest", what] => crate::restricted::hostile::child(what),
         ["fuzz", seed, count] => crate::fuzz::child(seed.parse().unwrap_or(1), count.parse().unwrap_or(0)),
         _ => {
             println!("usage: tests run [NAME…]");

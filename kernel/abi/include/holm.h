@@ -775,6 +775,7 @@ struct holm_restricted_state {
     uint32_t vector; /* Written on return: the exception's vector. */
     uint64_t error_code; /* Written on return: the exception's error code. */
     uint64_t fault_address; /* Written on return: the address a page fault was for. */
+    uint64_t fault_return; /* Where the personality goes on when it touches an address of the lower half at which its guest may not do the same; 0: its unit ends. Read at such a fault; every register but rip is as it was. Ranges of the guest are copied so. */
 };
 
 /* The machine (seed 11). */

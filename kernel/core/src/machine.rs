@@ -140,6 +140,26 @@ pub trait Machine {
     /// Copies bytes into a frame. `offset + from.len()` is at most [`PAGE_SIZE`].
     fn frame_write(&mut self, frame: FrameNumber, offset: usize, from: &[u8]);
 
+    /// The first words of a frame. At most as many as fit.
+    #[inline]
+    fn frame_words<const N: usize>(&self, frame: FrameNumber) -> [u64; N] {
+        let mut words = [0; N];
+        for (at, word) in words.iter_mut().enumerate() {
+            let mut bytes = [0; size_of::<u64>()];
+            self.frame_read(frame, at * size_of::<u64>(), &mut bytes);
+            *word = u64::from_le_bytes(bytes);
+        }
+        words
+    }
+
+    /// Writes the first words of a frame. At most as many as fit.
+    #[inline]
+    fn frame_put_words<const N: usize>(&mut self, frame: FrameNumber, words: &[u64; N]) {
+        for (at, word) in words.iter().enumerate() {
+            self.frame_write(frame, at * size_of::<u64>(), &word.to_le_bytes());
+        }
+    }
+
     /// Fills a frame with zeroes.
     fn frame_zero(&mut self, frame: FrameNumber);
 

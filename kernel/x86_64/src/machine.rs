@@ -127,6 +127,21 @@ impl Machine for X86 {
         unsafe { Self::frame(frame).cast::<u8>().add(offset).copy_from_nonoverlapping(from.as_ptr(), from.len()) };
     }
 
+    #[inline]
+    fn frame_words<const N: usize>(&self, frame: FrameNumber) -> [u64; N] {
+        const { assert!(N * size_of::<u64>() <= PAGE_SIZE) };
+        // SAFETY: as for `frame_read`. Volatile: a user program may write the frame meanwhile, and what the core looks at must
+        // be what it uses.
+        unsafe { Self::frame(frame).cast::<[u64; N]>().read_volatile() }
+    }
+
+    #[inline]
+    fn frame_put_words<const N: usize>(&mut self, frame: FrameNumber, words: &[u64; N]) {
+        const { assert!(N * size_of::<u64>() <= PAGE_SIZE) };
+        // SAFETY: as for `frame_write`.
+        unsafe { Self::frame(frame).cast::<[u64; N]>().write(*words) };
+    }
+
     fn frame_zero(&mut self, frame: FrameNumber) {
         // SAFETY: as for `frame_write`, over the whole frame.
         unsafe { Self::frame(frame).write_bytes(0, 1) };

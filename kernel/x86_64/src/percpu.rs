@@ -53,7 +53,7 @@ pub(crate) struct PerCpu {
     pub(crate) thread: Cell<u64>,
     /// The address space it has loaded; [`NO_SPACE`] when only the kernel's.
     pub(crate) space: Cell<SpaceId>,
-    /// The bases that its segment registers hold.
+    /// The bases that its segment registers hold, when they are zero; else what no base is.
     pub(crate) bases: Cell<(u64, u64)>,
     /// When its timer fires.
     pub(crate) timer: Cell<Nanos>,

@@ -49,7 +49,10 @@ pub(super) extern "C" fn system_call(number: u64) -> Exit {
 #[cold]
 #[inline(never)]
 fn slow_system_call(mut kernel: Locked, cpu: &PerCpu) -> Exit {
-    let next = kernel.system_call_slowly(cpu.id);
+    let next = match kernel.restricted_direct(cpu.id) {
+        Some(next) => next,
+        None => kernel.system_call_slowly(cpu.id),
+    };
     leave(kernel, cpu, next)
 }
 

@@ -21,6 +21,9 @@ pub(super) fn run(built: &Built, cpus: u32, outcome: &mut Outcome) -> Result<()>
     let machine = Machine { cpus, memory_mib: 256, archive: Some(built.tests.clone()), ..Machine::of(built) };
     let ended = machine.run(None, LIMIT)?;
     for line in ended.console.lines() {
+        if line.starts_with("unseen ") || line.starts_with("errors: ") {
+            println!("{line}");
+        }
         if let Some((name, why)) = parse(line) {
             let result = if why.is_empty() { Ok(()) } else { Err(anyhow!("{why}")) };
             outcome.note(&format!("{name} ({cpus} cpu)"), result);
