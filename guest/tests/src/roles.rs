@@ -1,7 +1,6 @@
 //! What this program does as a child of a test.
 
 use alloc::vec::Vec;
-use core::time::Duration;
 
 use holm_rt::abi::{Protection, ThreadAttr, ThreadAttrMask};
 use holm_rt::{Channel, Deadline, Region, println, startup};

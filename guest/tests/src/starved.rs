@@ -54,7 +54,7 @@ fn starve(world: &World, what: &str, child: UnitBuilder, error: Error, least: us
 
 fn of_handles(world: &World) -> Outcome {
     let child = world.child("starved", &["handles"]).counts(8, 64);
-    starve(world, "handles", child, Error::Quota, 10)
+    starve(world, "handles", child, Error::NoHandles, 10)
 }
 
 fn of_kernel_memory(world: &World) -> Outcome {
@@ -110,7 +110,7 @@ impl Child {
         loop {
             match self.derive() {
                 Ok(handle) => self.kept.push(Owned::new(handle)),
-                Err(Error::Quota) => return Ok(()),
+                Err(Error::Quota | Error::NoHandles) => return Ok(()),
                 Err(error) => return Err(error),
             }
         }
