@@ -852,6 +852,7 @@ struct holm_metrics {
     uint64_t max_kernel_ticks; /* The longest stretch with interrupts off, in ticks of the time-stamp counter; 0 for a unit. */
     uint64_t invariant_checks; /* Invariants checked by sampling; 0 for a unit. */
     uint64_t payload_checks; /* Payload checksums made; 0 for a unit. */
+    uint64_t max_kernel_entry; /* How the kernel was entered for the longest stretch: a system call's number, or 65,536 plus the vector of an interrupt or exception; 0 for a unit. */
 };
 #define HOLM_METRICS_VERSION 1
 

@@ -187,7 +187,7 @@ macro_rules! system_calls {
             (cap: (raw_handle))
             -> (none) errors [] "O(1); the end of the object is released in bounded steps"
             "Gives a handle up. What was derived from it stays. The object ends with its last handle, unless something else \
-             keeps it: a running unit, a running thread, a mapped region.";
+             keeps it: a running unit that has a thread, a running thread, a mapped region.";
 
         64 chan_create "14.4"
             (spec: (in ChanSpec))

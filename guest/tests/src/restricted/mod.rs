@@ -50,10 +50,7 @@ pub(crate) fn run(guest: &mut Guest, state: &RestrictedState) -> Result<Visit, E
 pub(crate) type Running = JoinHandle<Result<(u64, Visit), Error>>;
 
 /// A thread that runs a guest with this program until `over` says so; what the last visit was.
-pub(crate) fn running(
-    code: &'static [u8],
-    over: impl Fn(&Visit) -> bool + Send + 'static,
-) -> Result<Running, Error> {
+pub(crate) fn running(code: &'static [u8], over: impl Fn(&Visit) -> bool + Send + 'static) -> Result<Running, Error> {
     thread::spawn(move || {
         let process = Process::new(code)?;
         let mut guest = guest(&process)?;
