@@ -30,6 +30,8 @@ impl Features {
     pub const SET_TIME: &'static str = "set-time";
     /// Writes the configuration's files.
     pub const FILES: &'static str = "files";
+    /// Delivers the configuration's secrets.
+    pub const SECRETS: &'static str = "secrets";
 }
 
 /// From the host to the guest.

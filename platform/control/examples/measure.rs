@@ -40,6 +40,7 @@ fn deploy(n: u16) -> Command {
         processes: [(ProcessName::new("web").unwrap(), process)].into(),
         routes: Vec::new(),
         config: Default::default(),
+        secrets: Default::default(),
         environments: Default::default(),
     };
     Command::Deploy { app: key(n), image: None, manifest: Box::new(manifest) }

@@ -66,6 +66,7 @@ mod tests {
     use std::collections::{BTreeMap, BTreeSet};
 
     use holm_manifest::{Manifest, Memory, Process, Route, RouteMatch, StopPolicy};
+    use holm_model::access::{Permission, Scope};
     use holm_model::event::Recorded;
     use holm_model::id::{DeploymentNumber, Digest, ReleaseNumber, Seq};
     use holm_model::report::{End, EndCause, Phase};
@@ -97,6 +98,7 @@ mod tests {
             processes: BTreeMap::from([(process.clone(), web)]),
             routes: vec![route.clone()],
             config: BTreeMap::from([("LEVEL".to_owned(), "info".to_owned())]),
+            secrets: BTreeMap::new(),
             environments: BTreeMap::new(),
         });
         let digest = Digest::of(b"image");
@@ -119,6 +121,12 @@ mod tests {
             Event::AppStarted { app: app.clone() },
             Event::RouteAdded { app: app.clone(), route },
             Event::RouteRemoved { app: app.clone(), on: RouteMatch::TcpPort(5432) },
+            Event::SecretsChanged {
+                app: app.clone(),
+                set: "01990000-0000-7000-8000-00000000000a".parse().unwrap(),
+                changed: ["PASSWORD".parse().unwrap()].into(),
+                removed: ["OLD".parse().unwrap()].into(),
+            },
             Event::AppDestroyed { app: app.clone() },
             Event::AppForgotten { app },
             Event::InstancePlaced { instance: instance.clone(), release, epoch: 1, why: why.clone() },
@@ -138,6 +146,23 @@ mod tests {
                 network: "user".to_owned(),
             },
             Event::HostStopped { instances_kept: true },
+            Event::TokenCreated {
+                id: "0123456789ab".parse().unwrap(),
+                name: "ci".to_owned(),
+                hash: Digest::of(b"token"),
+                scope: Scope {
+                    permissions: [Permission::Deploy].into(),
+                    apps: Some(["hello".parse().unwrap()].into()),
+                },
+                expires_at: Some("2026-02-01T00:00:00Z".parse().unwrap()),
+            },
+            Event::TokenRevoked { id: "0123456789ab".parse().unwrap() },
+            Event::Asked {
+                verb: "exec".to_owned(),
+                about: Some("hello.web.1".to_owned()),
+                refused: Some("no".to_owned()),
+                unrecorded: 2,
+            },
         ]
     }
 
@@ -154,15 +179,19 @@ mod tests {
             Event::AppStarted { .. } => 8,
             Event::RouteAdded { .. } => 9,
             Event::RouteRemoved { .. } => 10,
-            Event::AppDestroyed { .. } => 11,
-            Event::AppForgotten { .. } => 12,
-            Event::InstancePlaced { .. } => 13,
-            Event::InstanceRetired { .. } => 14,
-            Event::InstanceObserved { .. } => 15,
-            Event::InstanceEnded { .. } => 16,
-            Event::InstanceForgotten { .. } => 17,
-            Event::HostStarted { .. } => 18,
-            Event::HostStopped { .. } => 19,
+            Event::SecretsChanged { .. } => 11,
+            Event::AppDestroyed { .. } => 12,
+            Event::AppForgotten { .. } => 13,
+            Event::InstancePlaced { .. } => 14,
+            Event::InstanceRetired { .. } => 15,
+            Event::InstanceObserved { .. } => 16,
+            Event::InstanceEnded { .. } => 17,
+            Event::InstanceForgotten { .. } => 18,
+            Event::HostStarted { .. } => 19,
+            Event::HostStopped { .. } => 20,
+            Event::TokenCreated { .. } => 21,
+            Event::TokenRevoked { .. } => 22,
+            Event::Asked { .. } => 23,
         }
     }
 

@@ -20,6 +20,7 @@ mod images;
 mod observe;
 mod planning;
 mod refusal;
+mod secrets;
 mod store;
 mod writer;
 

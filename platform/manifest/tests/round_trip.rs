@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use holm_manifest::{
     AppName, EnvName, Environment, HealthCheck, HealthProbe, Manifest, Memory, Process, ProcessName, Route, RouteMatch,
-    StopPolicy,
+    SecretName, SecretUse, StopPolicy,
 };
 use proptest::collection::{btree_map, vec};
 use proptest::option;
@@ -144,6 +144,12 @@ fn config() -> impl Strategy<Value = BTreeMap<String, String>> {
     btree_map("[A-Za-z_][A-Za-z0-9_]{0,8}", "[^\0]{0,16}", 0..4)
 }
 
+fn secrets() -> impl Strategy<Value = BTreeMap<SecretName, SecretUse>> {
+    let name = "[A-Za-z_][A-Za-z0-9_]{0,8}".prop_map(|n| SecretName::new(n).expect("made of the right letters"));
+    let how = (any::<bool>(), any::<bool>(), 0u32..=0o777, option::of("[a-z0-9]{1,8}(:[0-9]{1,4})?"));
+    btree_map(name, how.prop_map(|(required, env, mode, owner)| SecretUse { required, env, mode, owner }), 0..4)
+}
+
 fn manifest() -> impl Strategy<Value = Manifest> {
     let name = || "[a-z]([a-z0-9-]{0,8}[a-z0-9])?";
     let processes =
@@ -156,13 +162,14 @@ fn manifest() -> impl Strategy<Value = Manifest> {
         let environments =
             btree_map(name().prop_map(|n| EnvName::new(n).expect("made of the right letters")), environment, 0..3);
         let image = option::of("[a-z]{1,8}(:[a-z0-9]{1,4})?");
-        (name(), image, Just(processes), routes(names), config(), environments).prop_map(
-            |(app, image, processes, routes, config, environments)| Manifest {
+        (name(), image, Just(processes), routes(names), config(), secrets(), environments).prop_map(
+            |(app, image, processes, routes, config, secrets, environments)| Manifest {
                 app: AppName::new(app).expect("made of the right letters"),
                 image,
                 processes,
                 routes,
                 config,
+                secrets,
                 environments,
             },
         )

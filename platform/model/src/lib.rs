@@ -6,9 +6,11 @@
 
 #![forbid(unsafe_code)]
 
+pub mod access;
 mod endpoints;
 pub mod event;
 pub mod id;
 pub mod report;
+pub mod secrets;
 pub mod state;
 pub mod target;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use holm_model::id::InstanceName;
 use holm_model::state::{Instance, State};
-use holm_model::target::{HostTarget, InstanceSpec, InstanceTarget, Want};
+use holm_model::target::{HostTarget, InstanceSpec, InstanceTarget, SecretsTarget, Want};
 
 use crate::routing::port_of;
 
@@ -33,6 +33,11 @@ fn spec(state: &State, name: &InstanceName, instance: &Instance) -> Option<Insta
         memory: process.memory,
         health: process.health.clone(),
         stop: process.stop.clone(),
+        secrets: instance.secrets.clone().map(|version| SecretsTarget {
+            version: version.number,
+            set: version.set,
+            uses: release.manifest.secrets.clone(),
+        }),
     })
 }
 

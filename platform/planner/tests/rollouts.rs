@@ -37,6 +37,7 @@ fn manifest(instances: u32, port: u16) -> Box<Manifest> {
         processes: BTreeMap::from([(web(), process)]),
         routes: vec![Route { on: RouteMatch::TcpPort(80), process: web(), port }],
         config: BTreeMap::new(),
+        secrets: BTreeMap::new(),
         environments: BTreeMap::new(),
     })
 }

@@ -69,6 +69,7 @@ fn manifest(app: &AppName, image: Option<&str>, port: Option<u16>) -> Result<Man
         processes: BTreeMap::from([(web, process)]),
         routes: route.into_iter().collect(),
         config: BTreeMap::new(),
+        secrets: BTreeMap::new(),
         environments: BTreeMap::new(),
     })
 }

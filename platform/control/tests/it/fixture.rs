@@ -40,6 +40,7 @@ pub(crate) fn manifest(name: &str) -> Manifest {
         processes: BTreeMap::from([(process("web"), one(1)), (process("worker"), one(0))]),
         routes: Vec::new(),
         config: BTreeMap::new(),
+        secrets: BTreeMap::new(),
         environments: BTreeMap::new(),
     }
 }

@@ -7,5 +7,6 @@ mod deciding;
 mod fixture;
 mod observing;
 mod random;
+mod secrets;
 mod storing;
 mod working;
