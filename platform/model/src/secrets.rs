@@ -49,12 +49,12 @@ impl AppSecrets {
         self.newest == self.serving
     }
 
-    /// What a deployment of this kind brings.
+    /// What a deployment of this kind brings; `serves` says whether a release is in service.
     #[must_use]
-    pub fn for_deployment(&self, kind: &DeploymentKind) -> Option<SecretsVersion> {
+    pub fn for_deployment(&self, kind: &DeploymentKind, serves: bool) -> Option<SecretsVersion> {
         match kind {
-            DeploymentKind::Rollback => self.serving.clone().or_else(|| self.newest.clone()),
-            DeploymentKind::Deploy { .. } | DeploymentKind::Restart => self.newest.clone(),
+            DeploymentKind::Rollback if serves => self.serving.clone(),
+            _ => self.newest.clone(),
         }
     }
 

@@ -462,7 +462,7 @@ impl State {
         let Some(app_doc) = self.apps.get_mut(app) else { return };
         app_doc.last_deployment = app_doc.last_deployment.max(number);
         let ready = release.is_some();
-        let secrets = app_doc.secrets.for_deployment(&kind);
+        let secrets = app_doc.secrets.for_deployment(&kind, app_doc.current.is_some());
         let deployment = Deployment {
             request: recorded.seq,
             kind,

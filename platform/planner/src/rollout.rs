@@ -10,6 +10,7 @@ use holm_manifest::{Manifest, ProcessName};
 use holm_model::event::Event;
 use holm_model::id::{AppKey, DeploymentNumber, InstanceName, ReleaseNumber};
 use holm_model::report::Phase;
+use holm_model::secrets::SecretsVersion;
 use holm_model::state::{App, Deployment, DeploymentKind, DeploymentStatus, Instance, State};
 use jiff::Timestamp;
 
@@ -39,7 +40,8 @@ pub(crate) fn plan_app(state: &State, key: &AppKey, now: Timestamp, next_instanc
         return Decided { decisions: vec![failed], wake_at: None };
     }
     let wanted = state.wanted_release(key).and_then(|n| Some((n, &state.release(key, n)?.manifest)));
-    let step = Step { state, key, app, wanted, rolling, now };
+    let secrets = state.secrets_for_new_instance(key);
+    let step = Step { state, key, app, wanted, secrets, rolling, now };
     let mut decided = Decided::default();
     let mut settled = true;
     for process in step.processes() {
@@ -109,6 +111,8 @@ struct Step<'a> {
     app: &'a App,
     /// The release that should run, with its manifest.
     wanted: Option<(ReleaseNumber, &'a Manifest)>,
+    /// The secrets its instances should have.
+    secrets: Option<SecretsVersion>,
     rolling: Option<(DeploymentNumber, &'a Deployment)>,
     now: Timestamp,
 }
@@ -131,7 +135,9 @@ impl<'a> Step<'a> {
     }
 
     fn is_fresh(&self, instance: &Instance) -> bool {
-        self.wanted.is_some_and(|(release, _)| instance.release == release && instance.epoch == self.app.epoch)
+        self.wanted.is_some_and(|(release, _)| instance.release == release)
+            && instance.epoch == self.app.epoch
+            && instance.secrets == self.secrets
     }
 
     /// Moves one process type a step on. `true`: it is as it should be.

@@ -1,7 +1,8 @@
 //! The interface from afar: what a token allows, what is refused, what the audit log says, and hostile clients.
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
+use std::process::Stdio;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -79,8 +80,10 @@ pub(crate) fn token_allows_what_it_names_from_afar_and_every_refusal_is_recorded
 
     // A revoked token ends what it has open.
     let mut follow = batch.site.holm(&["events", "--follow", "--app", "near"]);
-    let mut follow = follow.env("HOLM_HOST", &ci.host).env("HOLM_TOKEN", &ci.token).spawn()?;
-    wait_for("the stream to begin", || Ok(ci.run(batch, &["version"])?.stdout.contains("server").then_some(())))?;
+    let follow = follow.env("HOLM_HOST", &ci.host).env("HOLM_TOKEN", &ci.token).stdout(Stdio::piped());
+    let mut follow = follow.spawn()?;
+    let mut events = BufReader::new(follow.stdout.take().context("no output")?);
+    ensure!(events.read_line(&mut String::new())? > 0, "the stream did not begin");
     batch.site.ok(&["tokens", "revoke", &id])?;
     ensure!(ci.run(batch, &["status"])?.status == 4, "a revoked token was taken");
     wait_for("the stream to be cut", || Ok(follow.try_wait()?))?;
