@@ -240,33 +240,25 @@ impl<T> Arena<T> {
         })
     }
 
-    /// Two different objects, to change both; the second is `None` when it is the first, too.
+    /// Two different objects, to change both; `None` when one is not there, or they are the same.
     #[must_use]
     #[inline(always)]
-    pub fn pair_mut(&mut self, one: Id<T>, other: Id<T>) -> [Option<&mut T>; 2] {
-        fn object<T>(place: &mut Place<T>, id: Id<T>) -> Option<&mut T> {
-            match place {
-                Place { generation, content: Content::Object(object) } if generation.get() == id.generation() => {
-                    Some(object)
-                }
-                _ => None,
-            }
-        }
+    pub fn pair_mut(&mut self, one: Id<T>, other: Id<T>) -> Option<(&mut T, &mut T)> {
         let (a, b) = (one.index() as usize, other.index() as usize);
-        if a == b {
-            return [self.get_mut(one), None];
-        }
         let (first, second) = (a / CHUNK, b / CHUNK);
-        if first == second {
-            let Some(chunk) = self.chunks.get_mut(first) else { return [None, None] };
-            return match chunk.get_disjoint_mut([a % CHUNK, b % CHUNK]) {
-                Ok([a, b]) => [object(a, one), object(b, other)],
-                Err(_) => [None, None],
-            };
+        let (a, b) = if first == second {
+            let [a, b] = self.chunks.get_mut(first)?.get_disjoint_mut([a % CHUNK, b % CHUNK]).ok()?;
+            (a, b)
+        } else {
+            let [first, second] = self.chunks.get_disjoint_mut([first, second]).ok()?;
+            (&mut first[a % CHUNK], &mut second[b % CHUNK])
+        };
+        if a.generation.get() != one.generation() || b.generation.get() != other.generation() {
+            return None;
         }
-        match self.chunks.get_disjoint_mut([first, second]) {
-            Ok([first, second]) => [object(&mut first[a % CHUNK], one), object(&mut second[b % CHUNK], other)],
-            Err(_) => [None, None],
+        match (&mut a.content, &mut b.content) {
+            (Content::Object(a), Content::Object(b)) => Some((a, b)),
+            _ => None,
         }
     }
 
@@ -327,12 +319,13 @@ mod tests {
         let mut arena = Arena::default();
         let ids: Vec<Id<u32>> = (0..70).map(|number| arena.insert(number).unwrap()).collect();
         for (one, other) in [(0, 1), (1, 0), (3, 69), (69, 3)] {
-            let [Some(first), Some(second)] = arena.pair_mut(ids[one], ids[other]) else { panic!("both are there") };
+            let Some((first, second)) = arena.pair_mut(ids[one], ids[other]) else { panic!("both are there") };
             assert_eq!((*first as usize, *second as usize), (one, other));
         }
-        assert!(matches!(arena.pair_mut(ids[5], ids[5]), [Some(5), None]));
+        assert_eq!(arena.pair_mut(ids[5], ids[5]), None);
         arena.remove(ids[5]);
-        assert!(matches!(arena.pair_mut(ids[5], ids[6]), [None, Some(6)]));
+        assert_eq!(arena.pair_mut(ids[5], ids[6]), None);
+        assert_eq!(arena.pair_mut(ids[69], ids[5]), None);
     }
 
     #[test]

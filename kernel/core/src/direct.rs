@@ -4,61 +4,155 @@
 
 use holm_abi::number;
 
+use crate::arena::Arena;
+use crate::cap::grant::Grants;
+use crate::channel::{Channel, ChannelWork};
+use crate::config::Config;
 use crate::kernel::{Kernel, Next};
 use crate::machine::{CpuId, Machine, Nanos};
-use crate::sched::direct::Yield;
-use crate::thread::ThreadId;
+use crate::memory::Region;
+use crate::sched::Cpu;
+use crate::thread::{Thread, ThreadId};
+use crate::trace::Counts;
+use crate::unit::Unit;
+
+/// The numbers of the short calls on channels follow each other.
+const FIRST_SHORT: u64 = number::chan_send_short;
+const LAST_SHORT: u64 = number::chan_reply_recv_short;
+
+/// What a processor does after a system call that went a short way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direct {
+    /// It goes on with the thread that made the call.
+    Same,
+    /// It goes on with another thread: the one of the last [`Machine::take_up`].
+    Switched,
+    /// It does this; the machine knows nothing of it yet.
+    Next(Next),
+}
+
+/// How a short way ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// With the thread that made the call.
+    Same,
+    /// With another one.
+    Switched,
+    /// With another one, at this time, and the timer is to be set.
+    Timed(Nanos),
+}
+
+/// What the short ways have to do with: the parts of the kernel, each borrowed for itself, so that what was found once need
+/// not be found again.
+#[derive(Debug)]
+pub(crate) struct Ways<'a, M> {
+    pub(crate) machine: &'a mut M,
+    pub(crate) threads: &'a mut Arena<Thread>,
+    pub(crate) units: &'a mut Arena<Unit>,
+    pub(crate) channels: &'a mut Arena<Channel>,
+    pub(crate) work: &'a mut ChannelWork,
+    pub(crate) counts: &'a mut Counts,
+    pub(crate) config: &'a Config,
+    /// All grants, and the revocation epoch.
+    pub(crate) grants: &'a mut Grants,
+    pub(crate) epoch: u64,
+    pub(crate) regions: &'a Arena<Region>,
+    /// The processor, and whether it is the only one.
+    pub(crate) cpu: CpuId,
+    pub(crate) entry: &'a mut Cpu,
+    pub(crate) alone: bool,
+    /// See [`crate::sched::Sched`].
+    pub(crate) waiting_fixed: u64,
+    /// Who made the call.
+    pub(crate) current: ThreadId,
+}
 
 impl<M: Machine> Kernel<M> {
     /// The system call of the thread on `cpu`, when it is one of the few that have a short way, and that is free. `None`:
     /// nothing was done.
+    ///
+    /// `number` is what stands in the thread's `rax`.
     #[inline(always)]
-    pub(crate) fn direct(&mut self, cpu: CpuId) -> Option<Next> {
+    pub fn direct(&mut self, cpu: CpuId, number: u64) -> Option<Direct> {
+        if !matches!(number, FIRST_SHORT..=LAST_SHORT | number::cap_revoke | number::thread_yield) {
+            return None;
+        }
         #[cfg(test)]
         if self.channel_work.slow_only {
             return None;
         }
-        let entry = self.sched.cpu(cpu)?;
-        if entry.attention != 0 || self.trace.kinds != 0 {
+        if self.trace.kinds != 0 {
+            return None;
+        }
+        let alone = self.sched.cpus.len() == 1;
+        let entry = self.sched.cpus.get_mut(cpu.0 as usize)?;
+        if entry.attention != 0 {
             return None;
         }
         let current = entry.current?;
         let thread = self.threads.get(current)?;
-        if thread.restricted.is_active() {
+        // Its vector registers are kept over system calls, or its guest made this one.
+        if thread.restricted.is_bound() {
             return None;
         }
-        match thread.registers.rax {
-            number::chan_call_short => self.direct_call(cpu, current),
-            number::chan_reply_recv_short => self.direct_reply_recv(cpu, current),
-            number::chan_send_short => self.direct_send(cpu, current),
-            number::chan_recv_short => self.direct_recv(cpu, current),
-            number::thread_yield => self.direct_yield(cpu, current),
+        let ways = Ways {
+            machine: &mut self.machine,
+            threads: &mut self.threads,
+            units: &mut self.units,
+            channels: &mut self.channels,
+            work: &mut self.channel_work,
+            counts: &mut self.trace.counts,
+            config: &self.config,
+            epoch: self.caps.grants.epoch,
+            grants: &mut self.caps.grants,
+            regions: &self.regions,
+            cpu,
+            entry,
+            alone,
+            waiting_fixed: self.sched.waiting_fixed,
+            current,
+        };
+        let way = match number {
+            number::chan_call_short => ways.call(),
+            number::chan_reply_recv_short => ways.reply_recv(),
+            number::chan_send_short => ways.send(),
+            number::chan_recv_short => ways.recv(),
+            number::thread_yield => ways.yields(),
+            number::cap_revoke => ways.revoke(),
             _ => None,
-        }
-    }
-
-    fn direct_yield(&mut self, cpu: CpuId, current: ThreadId) -> Option<Next> {
-        let thread = self.threads.get_mut(current)?;
-        if !self.sched.yields_direct(&thread.sched) {
-            return None;
-        }
-        // Nothing fails from here on.
-        thread.syscalls += 1;
-        self.sched.cpu_mut(cpu)?.syscalls += 1;
-        let now = self.machine.now();
-        let with = Yield { threads: &mut self.threads, units: &mut self.units, now, turn: self.config.turn };
-        match self.sched.yield_direct(current, with) {
-            Some((next, space)) if self.sched.cpu(cpu)?.attention == 0 => Some(Next::Run(next, space)),
-            _ => Some(self.direct_leave(cpu, now)),
+        };
+        match way? {
+            Way::Same => Some(Direct::Same),
+            Way::Switched => Some(Direct::Switched),
+            Way::Timed(now) => Some(Direct::Next(self.direct_leave(cpu, now))),
         }
     }
 
     /// Leaves when the timer has to be set after a switch.
     #[cold]
-    pub(crate) fn direct_leave(&mut self, cpu: CpuId, now: Nanos) -> Next {
+    fn direct_leave(&mut self, cpu: CpuId, now: Nanos) -> Next {
         self.sched.here = cpu;
         self.sched.clock = now;
         self.leave(cpu)
+    }
+}
+
+impl<M: Machine> Ways<'_, M> {
+    /// The switch from one thread to another, which the scheduler knows of already.
+    #[inline(always)]
+    pub(crate) fn switched(
+        machine: &mut M,
+        entry: &Cpu,
+        from: &mut Thread,
+        to: (ThreadId, &mut Thread),
+        now: Nanos,
+    ) -> Way {
+        if entry.attention != 0 {
+            return Way::Timed(now);
+        }
+        machine.set_down(from);
+        machine.take_up(to.0, to.1);
+        Way::Switched
     }
 }
 
@@ -74,7 +168,7 @@ mod tests {
     use super::*;
     use crate::caller::{Caller, Outcome};
     use crate::cap::Types;
-    use crate::kernel::Next;
+    use crate::channel::{ChannelId, End};
     use crate::object::Object;
     use crate::sched::Params;
     use crate::sim::SimMachine;
@@ -86,6 +180,7 @@ mod tests {
         kernel: Kernel<SimMachine>,
         callers: Vec<Caller>,
         handles: Vec<[Handle; 2]>,
+        channels: Vec<ChannelId>,
         taken: u32,
     }
 
@@ -93,7 +188,7 @@ mod tests {
         fn new(cpus: u32, params: &[Params]) -> Self {
             let (mut kernel, units, callers) = ipc::kernel_on(cpus, 2, 3);
             let callers: Vec<Caller> = callers.into_iter().flatten().collect();
-            let mut handles = Vec::new();
+            let (mut handles, mut channels) = (Vec::new(), Vec::new());
             for priorities in [false, true] {
                 let owner = callers[3];
                 let mode = if priorities { ChanMode::Bidi } else { ChanMode::Uni };
@@ -102,7 +197,8 @@ mod tests {
                 let second = kernel.threads.get(owner.thread).unwrap().registers.rdx;
                 let [a, b] = [first, second].map(|handle| Handle::from_register(handle).unwrap());
                 let cap = kernel.resolve(owner.unit, b, Types::ANY, Rights::SEND).unwrap();
-                let Object::Channel(..) = cap.object else { panic!("a channel") };
+                let Object::Channel(id, _) = cap.object else { panic!("a channel") };
+                channels.push(id);
                 // Both units hold the sending end; the servers' the receiving one.
                 let client = kernel.cap_install(units[0], cap.object, cap.rights, TransferFlags::ALL).unwrap();
                 handles.push([client, a]);
@@ -117,13 +213,14 @@ mod tests {
             for cpu in (0..cpus).map(CpuId) {
                 kernel.kicked(cpu);
             }
-            Self { kernel, callers, handles, taken: 0 }
+            Self { kernel, callers, handles, channels, taken: 0 }
         }
 
         /// What happens on `cpu` next; says what it does then.
         fn step(&mut self, cpu: CpuId, op: u8, which: usize, word: u64) -> String {
             let kernel = &mut self.kernel;
             let Some(current) = kernel.sched.cpus[cpu.0 as usize].current else { return String::new() };
+            let unit = kernel.threads.get(current).unwrap().unit;
             let serves = self.callers[3..].iter().any(|caller| caller.thread == current);
             let [send, receive] = self.handles[which % self.handles.len()];
             let channel = if serves { receive } else { send };
@@ -141,18 +238,46 @@ mod tests {
                 (7, true) => (number::chan_recv_short, u64::MAX),
                 (4, false) => (number::chan_call_short, word),
                 (5, _) => (number::thread_yield, 0),
+                (8, _) => (number::cap_revoke, 0),
                 _ => (number::time_get, 0),
             };
             registers.rax = call;
             (registers.rdi, registers.rsi) = (short, second);
+            if op == 8 {
+                // Of a capability of its own, which was used or not.
+                let object = Object::Channel(self.channels[which % 2], End::A);
+                let handle = kernel.cap_install(unit, object, Rights::SEND, TransferFlags::ALL).unwrap();
+                if word.is_multiple_of(2) {
+                    kernel.resolve(unit, handle, Types::ANY, Rights::NONE).unwrap();
+                }
+                kernel.running(current).unwrap().registers.rdi = handle.raw() as u64;
+            }
+            let registers = &mut kernel.running(current).unwrap().registers;
             [registers.rdx, registers.r10, registers.r8, registers.r9] = [word, !word, word.rotate_left(9), 4];
-            if let Some(Next::Run(..)) = if kernel.channel_work.slow_only { None } else { kernel.direct(cpu) } {
+            kernel.machine.taken_up = None;
+            if let Some(way) = kernel.direct(cpu, call) {
                 self.taken += 1;
                 let thread = kernel.sched.cpus[cpu.0 as usize].current;
+                match way {
+                    Direct::Same => assert_eq!(thread, Some(current)),
+                    Direct::Switched => {
+                        let space = thread.and_then(|thread| kernel.threads.get(thread)).unwrap().space;
+                        assert_eq!(kernel.machine.taken_up, Some((thread.unwrap(), space)));
+                    }
+                    Direct::Next(_) => assert_eq!(kernel.machine.taken_up, None),
+                }
+                self.drain();
                 return format!("{:?}", thread);
             }
             kernel.system_call_slowly(cpu);
-            format!("{:?}", kernel.sched.cpus[cpu.0 as usize].current)
+            let thread = kernel.sched.cpus[cpu.0 as usize].current;
+            self.drain();
+            format!("{:?}", thread)
+        }
+
+        /// Work that waits is the one thing that the short ways leave for later.
+        fn drain(&mut self) {
+            while self.kernel.work_step() {}
         }
 
         /// Timers that are due and processors that were kicked enter the kernel.
@@ -270,6 +395,7 @@ mod tests {
         short(&mut world, 0, "a call");
         assert_eq!(world.kernel.sched.cpus[0].current, Some(world.callers[3].thread));
         short(&mut world, 0, "a reply");
+        short(&mut world, 8, "a revocation");
         assert_eq!(world.kernel.sched.cpus[0].current, Some(world.callers[0].thread));
     }
 }

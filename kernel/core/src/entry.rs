@@ -3,8 +3,10 @@
 use holm_abi::{Error, TraceKind};
 
 use crate::caller::{Answer, Caller, Outcome};
+use crate::direct::Direct;
 use crate::kernel::{Fault, Kernel, Next};
 use crate::machine::{CpuId, Machine, Nanos};
+use crate::memory::Access;
 use crate::sched::attention;
 use crate::thread::ThreadId;
 
@@ -12,18 +14,23 @@ use crate::thread::ThreadId;
 const SYSCALL_BYTES: u64 = 2;
 
 impl<M: Machine> Kernel<M> {
-    /// The thread on `cpu` made a system call; its registers say which.
+    /// The thread on `cpu` made a system call; its registers say which. A machine that can take its own short cuts calls
+    /// [`Kernel::direct`] first, and then [`Kernel::system_call_slowly`].
     #[inline]
     pub fn system_call(&mut self, cpu: CpuId) -> Next {
-        match self.direct(cpu) {
-            Some(next) => next,
+        let current = self.sched.cpu(cpu).and_then(|entry| entry.current);
+        let number =
+            current.and_then(|current| self.threads.get(current)).map_or(u64::MAX, |thread| thread.registers.rax);
+        match self.direct(cpu, number) {
+            Some(Direct::Next(next)) => next,
+            Some(Direct::Same | Direct::Switched) => self.leave(cpu),
             None => self.system_call_slowly(cpu),
         }
     }
 
     /// As [`Kernel::system_call`], the long way.
     #[inline(never)]
-    pub(crate) fn system_call_slowly(&mut self, cpu: CpuId) -> Next {
+    pub fn system_call_slowly(&mut self, cpu: CpuId) -> Next {
         let Some(current) = self.arrive(cpu) else { return self.leave(cpu) };
         let pressed = match self.sched.cpu_mut(cpu) {
             Some(entry) => {
@@ -96,11 +103,37 @@ impl<M: Machine> Kernel<M> {
 
     /// The thread on `cpu` did what it cannot go on after, or touched a page that is not there yet.
     pub fn fault(&mut self, cpu: CpuId, fault: Fault) -> Next {
+        if let Fault::Page { address, write, execute, present: false } = fault
+            && let Some(next) = self.fault_resolved(cpu, address, Access::of(write, execute))
+        {
+            return next;
+        }
         let Some(current) = self.arrive(cpu) else { return self.leave(cpu) };
         self.user_fault(cpu, current, fault);
         self.end_with_unit(current);
         self.background(cpu);
         self.leave(cpu)
+    }
+
+    /// The short way of the most usual fault: a page that is due, of a thread that goes on with it, and nothing else to do.
+    /// `None`: it is to be handled as all others.
+    #[inline]
+    fn fault_resolved(&mut self, cpu: CpuId, address: u64, access: Access) -> Option<Next> {
+        let entry = self.sched.cpu(cpu)?;
+        if entry.attention != 0 || self.trace.kinds != 0 || self.work_waits() {
+            return None;
+        }
+        let current = entry.current?;
+        let thread = self.threads.get(current)?;
+        let unit = self.units.get(thread.unit)?;
+        if thread.restricted.is_bound() || unit.has_ended() {
+            return None;
+        }
+        let (space, root) = (unit.memory.space?, thread.space);
+        self.arrive(cpu);
+        self.space_fault_absent(space, address, access).ok()?;
+        self.trace.counts.page_faults += 1;
+        Some(Next::Run(current, root))
     }
 
     /// The timer of `cpu` fired.
@@ -144,7 +177,7 @@ impl<M: Machine> Kernel<M> {
     }
 
     /// A step of the work that waits. When there is more the timer brings `cpu` back for it, whatever runs meanwhile.
-    #[inline]
+    #[inline(always)]
     fn background(&mut self, cpu: CpuId) {
         if self.work_waits()
             && self.work_step()

@@ -11,7 +11,7 @@ use crate::channel::{Channel, ChannelWork};
 use crate::config::Config;
 use crate::console::Console;
 use crate::event::Events;
-use crate::machine::{FrameNumber, Halt, Machine, Nanos, SpaceId};
+use crate::machine::{CpuId, FrameNumber, Halt, Machine, Nanos, SpaceId};
 use crate::memory::archive::Archive;
 use crate::memory::region::DyingRegions;
 use crate::memory::space::DyingSpaces;
@@ -148,7 +148,7 @@ impl<M: Machine> Kernel<M> {
     }
 
     /// A kernel over `machine` with the first unit, made from the archive's `init`, ready to run on processor 0. Every
-    /// processor enters by [`Kernel::kicked`] first.
+    /// processor enters by [`Kernel::kicked`] first: the machine layer calls it on processor 0, the others are kicked here.
     ///
     /// # Errors
     /// What a person at the console can do something about.
@@ -157,6 +157,8 @@ impl<M: Machine> Kernel<M> {
         let root = kernel.boot_root(info)?;
         kernel.unit_run(root).map_err(BootError::Unit)?;
         kernel.log(format_args!("{} processors, {} pages of memory", kernel.sched.cpus.len(), kernel.frames.total()));
+        // Until a processor has entered once it counts as one that is about to look at its queues, and nobody kicks it.
+        (1..kernel.sched.cpus.len() as u32).for_each(|cpu| kernel.machine.kick(CpuId(cpu)));
         Ok(kernel)
     }
 
@@ -196,7 +198,9 @@ impl<M: Machine> Kernel<M> {
             Ok(value) => value,
             Err(error) => error.register(),
         };
-        self.wake_with_registers(thread);
+        entry.wait = Wait::Nothing;
+        entry.state = ThreadState::Ready;
+        self.sched_woken(thread);
     }
 
     /// As [`Kernel::wake`], for a waker that has written the registers itself.

@@ -47,6 +47,7 @@ pub mod wait;
 pub mod work;
 
 pub use caller::{Answer, Caller, Outcome};
+pub use direct::Direct;
 pub use kernel::{BootInfo, Fault, Kernel, MemoryRange, Next};
 pub use machine::{CpuId, FrameNumber, Machine, Nanos, SpaceId};
 pub use object::Object;

@@ -3,6 +3,8 @@
 //! The kernel's logic runs over this trait and touches no hardware. `kernel/x86_64` implements it for real; `sim`
 //! implements it for tests, with several processors and virtual time. Every function is called with the kernel locked.
 
+use crate::thread::{Thread, ThreadId};
+
 /// A processor, counted from 0 in the order in which they were started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CpuId(pub u32);
@@ -187,6 +189,13 @@ pub trait Machine {
 
     /// Random bits for identities; best effort where the processor has no source.
     fn random(&mut self) -> u64;
+
+    /// The thread on the processor that is in the kernel gives way to another: what its structure does not have of its
+    /// registers yet is put there. Only for [`crate::Direct::Switched`]; the other exits do it themselves.
+    fn set_down(&mut self, from: &mut Thread);
+
+    /// The processor that is in the kernel leaves it with this thread and its address space. After [`Machine::set_down`].
+    fn take_up(&mut self, to: ThreadId, thread: &mut Thread);
 
     /// Stops the machine as soon as the kernel is left. Returns, so that tests can go on.
     fn halt(&mut self, how: Halt);

@@ -114,7 +114,7 @@ impl Queue {
             return self.pop(threads);
         }
         let first = self.first?;
-        if let [Some(entry), Some(gone)] = threads.pair_mut(thread, first) {
+        if let Some((entry, gone)) = threads.pair_mut(thread, first) {
             self.take_only(gone);
             self.put_only(thread, entry);
         }

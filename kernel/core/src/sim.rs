@@ -10,6 +10,7 @@ use crate::machine::{
     ClockScale, CpuId, Flush, FrameNumber, FramePool, HALF, Halt, Machine, Nanos, NoFrames, PAGE_SIZE, PageRights,
     SpaceId,
 };
+use crate::thread::{Thread, ThreadId};
 
 type Mappings = BTreeMap<u64, (FrameNumber, PageRights)>;
 
@@ -35,6 +36,8 @@ pub struct SimMachine {
     pub console: Vec<u8>,
     /// How the kernel asked to stop, if it did.
     pub halted: Option<Halt>,
+    /// The thread that a processor went on with last, where the core said so itself, and its address space.
+    pub taken_up: Option<(ThreadId, SpaceId)>,
     random: u64,
 }
 
@@ -52,6 +55,7 @@ impl SimMachine {
             cached: BTreeMap::new(),
             console: Vec::new(),
             halted: None,
+            taken_up: None,
             random: 0x9e37_79b9_7f4a_7c15,
         }
     }
@@ -260,6 +264,14 @@ impl Machine for SimMachine {
         bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         bits ^ (bits >> 31)
+    }
+
+    fn set_down(&mut self, from: &mut Thread) {
+        assert_ne!(from.state, crate::thread::ThreadState::Running, "who is set down does not run");
+    }
+
+    fn take_up(&mut self, to: ThreadId, thread: &mut Thread) {
+        self.taken_up = Some((to, thread.space));
     }
 
     fn halt(&mut self, how: Halt) {

@@ -53,11 +53,18 @@ pub struct Vector {
     pub area: [u8; 512],
     /// Whether `area` is to be loaded at the next exit (1) or the registers are to be cleared (0).
     pub saved: u64,
+    /// The floating-point modes that cleared registers are loaded with: MXCSR, and the x87 control word above its 32 bits.
+    pub modes: u64,
+}
+
+impl Vector {
+    /// The modes that a thread begins with: every exception masked, round to nearest.
+    pub const USUAL_MODES: u64 = 0x37f << 32 | 0x1f80;
 }
 
 impl Default for Vector {
     fn default() -> Self {
-        Self { area: [0; 512], saved: 0 }
+        Self { area: [0; 512], saved: 0, modes: Self::USUAL_MODES }
     }
 }
 

@@ -3,6 +3,7 @@
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use holm_kernel_core::machine::{ClockScale, Flush, FramePool, Halt, Machine, Nanos, NoFrames, PAGE_SIZE, PageRights};
+use holm_kernel_core::thread::{Thread, ThreadId};
 use holm_kernel_core::{CpuId, FrameNumber, SpaceId};
 
 use crate::cpu::{Features, random, tsc};
@@ -10,6 +11,7 @@ use crate::memory::space::Spaces;
 use crate::memory::{Physical, tlb};
 use crate::percpu::{self, NO_SPACE, PerCpu, this_cpu};
 use crate::time::clock::Clock;
+use crate::trap::leave;
 use crate::{apic, measure, power, serial};
 
 /// The real machine.
@@ -208,6 +210,18 @@ impl Machine for X86 {
             let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
             mixed ^ mixed >> 31
         })
+    }
+
+    #[inline(always)]
+    fn set_down(&mut self, from: &mut Thread) {
+        leave::set_down(this_cpu(), from);
+    }
+
+    #[inline(always)]
+    fn take_up(&mut self, to: ThreadId, thread: &mut Thread) {
+        let cpu = this_cpu();
+        tlb::enter(cpu, &self.spaces, thread.space);
+        cpu.exit.set(leave::take_up(cpu, to, thread));
     }
 
     fn halt(&mut self, how: Halt) {

@@ -5,10 +5,11 @@ use core::ptr::NonNull;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
 
 use holm_kernel_core::machine::Nanos;
-use holm_kernel_core::thread::{Registers, Thread, ThreadId, Vector};
+use holm_kernel_core::thread::{Thread, ThreadId, Vector};
 use holm_kernel_core::{CpuId, SpaceId};
 
 use crate::memory::tlb::Tags;
+use crate::trap::leave::Exit;
 use crate::trap::segments::Segments;
 
 /// How many processors can run; more are left alone.
@@ -21,10 +22,8 @@ pub(crate) const MAX_CPUS: usize = 64;
 pub(crate) struct PerCpu {
     /// This structure: `gs:[0]` finds it.
     this: *const Self,
-    /// Where the running thread's registers are saved; the assembly reads this.
-    pub(crate) registers: Cell<*mut Registers>,
-    /// Where its vector registers are saved when it is interrupted.
-    pub(crate) vector: Cell<*mut Vector>,
+    /// The structure of the thread it runs, where the assembly saves its registers: valid as long as `thread` names a thread.
+    pub(crate) thread_at: Cell<*mut Thread>,
     /// The end of this processor's kernel stack.
     pub(crate) stack: u64,
     /// Holds the user's stack pointer for three instructions of a system call.
@@ -35,6 +34,10 @@ pub(crate) struct PerCpu {
     pub(crate) load: Cell<*mut Vector>,
     /// Cleared vector registers, with the modes of the thread that gets them.
     clean: Cell<Vector>,
+    /// The modes that the structure of the thread it runs has.
+    pub(crate) modes: Cell<u64>,
+    /// How it leaves the kernel, where [`holm_kernel_core::machine::Machine::take_up`] has decided that.
+    pub(crate) exit: Cell<Exit>,
     /// Where the kernel was entered, on the time stamp counter.
     pub(crate) entered: Cell<u64>,
     /// The longest time in the kernel so far.
@@ -45,8 +48,6 @@ pub(crate) struct PerCpu {
     pub(crate) apic: u32,
     /// The number of the thread it runs; zero when none.
     pub(crate) thread: Cell<u64>,
-    /// The same, as the machine layer knows it: valid as long as `thread` names a thread.
-    pub(crate) thread_at: Cell<*mut Thread>,
     /// The address space it has loaded; [`NO_SPACE`] when only the kernel's.
     pub(crate) space: Cell<SpaceId>,
     /// The bases that its segment registers hold.
@@ -69,6 +70,10 @@ pub(crate) struct PerCpu {
 // processors use the atomics, what never changes, and `space` under the kernel's lock, which also guards its changes.
 unsafe impl Sync for PerCpu {}
 
+/// Offsets in an FXSAVE area.
+const CONTROL_WORD: usize = 0;
+const MXCSR: usize = 24;
+
 /// Stands for no address space but the kernel's own.
 pub(crate) const NO_SPACE: SpaceId = SpaceId(u32::MAX);
 
@@ -79,19 +84,19 @@ impl PerCpu {
     pub(crate) fn new(id: CpuId, apic: u32, stack: u64) -> Self {
         Self {
             this: core::ptr::null(),
-            registers: Cell::new(core::ptr::null_mut()),
-            vector: Cell::new(core::ptr::null_mut()),
+            thread_at: Cell::new(core::ptr::null_mut()),
             stack,
             scratch: Cell::new(0),
             keep_vector: Cell::new(0),
             load: Cell::new(core::ptr::null_mut()),
-            clean: Cell::new(Vector::default()),
+            clean: Cell::new(Vector { modes: 0, ..Vector::default() }),
+            modes: Cell::new(Vector::USUAL_MODES),
+            exit: Cell::new(Exit::Idle),
             entered: Cell::new(0),
             longest: AtomicU64::new(0),
             id,
             apic,
             thread: Cell::new(0),
-            thread_at: Cell::new(core::ptr::null_mut()),
             space: Cell::new(NO_SPACE),
             bases: Cell::new((0, 0)),
             timer: Cell::new(Nanos::NEVER),
@@ -131,13 +136,18 @@ impl PerCpu {
         (space != NO_SPACE).then_some(space)
     }
 
-    /// Cleared vector registers with these modes (x87 control word, MXCSR), to be loaded by the exit path.
-    pub(crate) fn cleared(&self, (control_word, mxcsr): (u16, u32)) -> *mut Vector {
+    /// Cleared vector registers with these modes, to be loaded by the exit path.
+    #[inline]
+    pub(crate) fn cleared(&self, modes: u64) -> *mut Vector {
         let at = self.clean.as_ptr();
-        // SAFETY: only this processor touches the cell, and no reference into it exists.
-        let area = unsafe { &mut (*at).area };
-        area[..2].copy_from_slice(&control_word.to_le_bytes());
-        area[24..28].copy_from_slice(&mxcsr.to_le_bytes());
+        // SAFETY: only this processor touches the cell, and no reference into it is alive.
+        let clean = unsafe { &mut *at };
+        if clean.modes != modes {
+            // Only now and then: most programs never change them.
+            clean.modes = modes;
+            clean.area[CONTROL_WORD..][..2].copy_from_slice(&((modes >> 32) as u16).to_le_bytes());
+            clean.area[MXCSR..][..4].copy_from_slice(&(modes as u32).to_le_bytes());
+        }
         at
     }
 

@@ -66,10 +66,12 @@ struct morpheus_ledger {
 	__u32 hint_voluntary;
 	__u32 hint_involuntary;
 	__u32 tick_switches;
+	/* When it was last told of the system's pressure. */
+	__u64 pressure_ns;
 };
 
 _Static_assert(sizeof(struct morpheus_worker) == 16, "src/bpf/layout.rs: WorkerKey");
-_Static_assert(sizeof(struct morpheus_ledger) == 256, "src/bpf/layout.rs: Ledger");
+_Static_assert(sizeof(struct morpheus_ledger) == 264, "src/bpf/layout.rs: Ledger");
 
 /* Sizes, not types: clang gives only forward declarations of types that nothing but an inner map names.
  * An element of page 0, of page 1: the header is element 0, a worker's line element slot + 1. */
@@ -315,6 +317,7 @@ static __always_inline bool morpheus_bury(struct task_struct *task)
 #define MORPHEUS_COMMAND_OPEN 2 /* the line is this generation's, all else zero */
 #define MORPHEUS_COMMAND_CLOSE 3 /* the line has no living worker, if it is this generation's */
 #define MORPHEUS_COMMAND_RETIRE 4 /* no line has one, and the heartbeat is of long ago */
+#define MORPHEUS_COMMAND_PRESSURE 5 /* the system is short of CPU until now_ns */
 struct morpheus_command {
 	__u32 kind;
 	__u32 process;
@@ -327,6 +330,16 @@ _Static_assert(sizeof(struct morpheus_command) == 24, "src/bpf/command.rs: Comma
 /* The agent's own process, as the kernel numbers it. Its heartbeat can wait: nobody is asked to yield for it. */
 __u32 morpheus_agent_tgid;
 
+/* The system is short of CPU until then, CLOCK_MONOTONIC in ns; 0 for never yet. src/pressure.rs decides. */
+__u64 morpheus_pressure_until_ns;
+/* A worker is told once in this time. */
+#define MORPHEUS_PRESSURE_PERIOD_NS 1000000000ULL
+
+static __always_inline bool morpheus_pressure_is_due(const struct morpheus_ledger *ledger, __u64 now)
+{
+	return now < READ_ONCE(morpheus_pressure_until_ns) && now - ledger->pressure_ns >= MORPHEUS_PRESSURE_PERIOD_NS;
+}
+
 SEC("syscall")
 int morpheus_agent(struct morpheus_command *command)
 {
@@ -336,6 +349,10 @@ int morpheus_agent(struct morpheus_command *command)
 	void *page;
 
 	morpheus_agent_tgid = bpf_get_current_pid_tgid() >> 32;
+	if (kind == MORPHEUS_COMMAND_PRESSURE) {
+		WRITE_ONCE(morpheus_pressure_until_ns, command->now_ns);
+		return 0;
+	}
 	page = bpf_map_lookup_elem(&kernel_pages, &process);
 	if (!page)
 		return -2; /* ENOENT */

@@ -6,6 +6,9 @@
  *
  * Nothing of ours runs when threads are switched: what a worker did is in the kernel's own accounts of the thread, and is
  * copied to its line at its wake-ups and ticks. Threads that are no workers pay for a few loads per wake-up.
+ *
+ * Somebody who waits is a thread of a program. The kernel's own threads are none: their work is short, the kernel's
+ * scheduler lets them in by itself, and one of them always has some housekeeping to do, on an idle machine, too.
  */
 #include "maps.bpf.h"
 
@@ -59,16 +62,16 @@ static __always_inline void account(struct morpheus_view *view, struct task_stru
 	judge(view, task, now);
 }
 
-static __always_inline void hint(struct morpheus_view *view, struct task_struct *task, __u32 reason, __u64 now,
+static __always_inline bool hint(struct morpheus_view *view, struct task_struct *task, __u32 reason, __u64 now,
 				 __u64 deadline)
 {
 	if (!morpheus_running(view) || morpheus_pending(view))
-		return;
+		return false;
 	/* The one before, before this one takes its place. */
 	judge(view, task, now);
 	view->ledger->hint_voluntary = task->nvcsw;
 	view->ledger->hint_involuntary = task->nivcsw;
-	morpheus_hint(view, reason, now, deadline);
+	return morpheus_hint(view, reason, now, deadline);
 }
 
 /* The task's run queue; NULL where the kernel has no groups of threads (CONFIG_FAIR_GROUP_SCHED). */
@@ -77,6 +80,12 @@ static __always_inline struct rq *queue_of(struct task_struct *task)
 	struct cfs_rq *own = task->se.cfs_rq;
 
 	return bpf_core_field_exists(own->rq) && own ? own->rq : NULL;
+}
+
+/* Whether a thread may wait without anybody minding. */
+static __always_inline bool can_wait(u32 flags, u32 policy, pid_t tgid)
+{
+	return (flags & PF_KTHREAD) || policy == SCHED_IDLE_POLICY || tgid == morpheus_agent_tgid;
 }
 
 /* A thread became runnable on its CPU. */
@@ -98,8 +107,7 @@ static __always_inline int woken(struct task_struct *task)
 	/* The thread that has the CPU is no worker: that is all most wake-ups come to. */
 	if (!current || (bpf_core_field_exists(current->bpf_storage) && !current->bpf_storage))
 		return 0;
-	/* A kernel thread gets the CPU at once or is seen by the tick; an idle-class thread can wait by definition. */
-	if ((task->flags & PF_KTHREAD) || task->policy == SCHED_IDLE_POLICY || task->tgid == morpheus_agent_tgid)
+	if (can_wait(task->flags, task->policy, task->tgid))
 		return 0;
 	/* The verifier believes no pointer out of a queue; by its number the kernel gives the thread once more. */
 	current = bpf_task_from_pid(current->pid);
@@ -127,6 +135,36 @@ int BPF_PROG(observe_new, struct task_struct *task)
 	return woken(task);
 }
 
+/* Runnable threads looked at; with more of them somebody surely waits. */
+#define LOOKED_AT 16
+
+/*
+ * Whether a thread that cannot wait is among the runnable ones of this queue, `self` left out. The list changes while we
+ * walk it: what is read through a stale entry is nonsense, not a fault, and costs a hint at worst.
+ */
+static __always_inline bool one_minds(struct rq *rq, struct task_struct *self)
+{
+	struct list_head *entry;
+	struct task_struct *task;
+	__u64 head = (__u64)&rq->cfs_tasks;
+	int i;
+
+	if (!bpf_core_field_exists(rq->cfs_tasks) || !bpf_core_field_exists(self->se.group_node))
+		return true;
+	entry = BPF_CORE_READ(rq, cfs_tasks.next);
+	for (i = 0; i < LOOKED_AT; i++) {
+		if (!entry || (__u64)entry == head)
+			return false;
+		task = (void *)entry - __builtin_preserve_field_info(self->se.group_node, BPF_FIELD_BYTE_OFFSET);
+		if (BPF_CORE_READ(task, pid) != self->pid &&
+		    !(bpf_core_field_exists(task->se.sched_delayed) && BPF_CORE_READ(task, se.sched_delayed)) &&
+		    !can_wait(BPF_CORE_READ(task, flags), BPF_CORE_READ(task, policy), BPF_CORE_READ(task, tgid)))
+			return true;
+		entry = BPF_CORE_READ(entry, next);
+	}
+	return true;
+}
+
 /*
  * Whether somebody waits on this task's CPU. Since 6.12 a sleeping task may stay on its queue ("delayed dequeue") and is
  * counted in rq.nr_running: only the count of runnable ones tells.
@@ -136,7 +174,7 @@ static __always_inline bool somebody_waits(struct task_struct *task)
 	struct rq *rq = queue_of(task);
 	struct cfs_rq___before_6_14 *old;
 	struct rq___ext *ext;
-	__u32 runnable = 0;
+	__u32 runnable = 0, others = 0;
 
 	if (!rq)
 		return false;
@@ -151,8 +189,10 @@ static __always_inline bool somebody_waits(struct task_struct *task)
 	}
 	ext = (void *)rq;
 	if (bpf_core_field_exists(ext->scx.nr_running))
-		runnable += BPF_CORE_READ(ext, scx.nr_running);
-	return runnable > 1;
+		others = BPF_CORE_READ(ext, scx.nr_running);
+	if (runnable + others <= 1)
+		return false;
+	return others || one_minds(rq, task);
 }
 
 /* The tightest CPU quota the task is under: ns left to its group in this period and when it is refilled. */
@@ -241,7 +281,11 @@ int observe_tick(struct bpf_perf_event_data *context)
 	waited = ledger->tick_waiter;
 	waits = somebody_waits(task);
 	ledger->tick_waiter = waits;
-	if (whole_tick && waited && waits)
+	if (morpheus_pressure_is_due(ledger, now)) {
+		/* Whoever waits is asked for again at the next tick. */
+		if (hint(&view, task, MORPHEUS_REASON_PRESSURE, now, MORPHEUS_NO_DEADLINE))
+			ledger->pressure_ns = now;
+	} else if (whole_tick && waited && waits)
 		hint(&view, task, MORPHEUS_REASON_WAITER, now, MORPHEUS_NO_DEADLINE);
 	else if (limited && quota.left_ns < quota_low_ns)
 		hint(&view, task, MORPHEUS_REASON_QUOTA, now, quota.refill_ns);

@@ -75,7 +75,13 @@ struct thread_info {
 	u32 cpu;
 };
 
+struct list_head {
+	struct list_head *next;
+};
+
 struct sched_entity {
+	struct list_head group_node;
+	unsigned char sched_delayed;
 	u64 sum_exec_runtime;
 	u64 prev_sum_exec_runtime;
 	u64 slice;
@@ -135,6 +141,7 @@ struct scx_rq {
 
 struct rq {
 	struct cfs_rq cfs;
+	struct list_head cfs_tasks;
 	struct task_struct *curr;
 };
 

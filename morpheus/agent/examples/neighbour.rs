@@ -1,10 +1,19 @@
 //! What hints are worth to a neighbour: a worker computes on one CPU without an end, and another thread there wakes every
-//! 3 ms and wants to know how late it was. Arms, in an order that is reversed each round: the worker *ignores* hints, takes
-//! *hints*, or ignores them while the neighbour has a slice of 100 µs set by hand (`slice`).
+//! 3 ms and wants to know how late it was. Arms, in an order that is reversed each round:
 //!
-//! `morpheusd observe --socket S &  cargo run --release -p morpheus-agent --example neighbour -- S [ROUNDS]`
+//! | arm | the worker, at each checkpoint |
+//! | --- | --- |
+//! | `ignore`, and `again`: the noise floor | looks at no hint |
+//! | `stub` | takes the hint and does nothing |
+//! | `hint` | takes the hint and yields |
+//! | `slice` | looks at no hint, while the neighbour has a slice of 100 µs set by hand |
+//! | `always` | yields, hint or not |
 //!
-//! With `idle SECONDS` in place of ROUNDS: no neighbour, one worker on each CPU, and the number of hints they got.
+//! `morpheusd observe --socket S &  cargo run --release -p morpheus-agent --example neighbour -- S [ROUNDS]` prints JSON:
+//! for each arm its windows of 2 s `[p50 µs, p99 µs, most µs, work per second]`.
+//!
+//! With `idle SECONDS` in place of ROUNDS: no neighbour, one worker on each CPU; for each worker `[hints, times it lost the
+//! CPU, ms it waited for it]`.
 
 use std::io::Write;
 use std::sync::Arc;
@@ -14,11 +23,43 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use morpheus::{Worker, WorkerConfig};
-use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use rustix::thread::{CpuSet, gettid, sched_getaffinity, sched_setaffinity};
 
 const WINDOW: Duration = Duration::from_secs(2);
 const PERIOD: Duration = Duration::from_millis(3);
-const ARMS: [&str; 3] = ["ignore", "hint", "slice"];
+const ARMS: [&str; 6] = ["ignore", "hint", "slice", "stub", "always", "again"];
+
+/// What the worker does at a checkpoint.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+enum Answer {
+    Ignore,
+    Take,
+    TakeAndYield,
+    Yield,
+    End,
+}
+
+impl Answer {
+    const ALL: [Self; 5] = [Self::Ignore, Self::Take, Self::TakeAndYield, Self::Yield, Self::End];
+
+    fn of_arm(arm: &str) -> Self {
+        match arm {
+            "hint" => Self::TakeAndYield,
+            "stub" => Self::Take,
+            "always" => Self::Yield,
+            _ => Self::Ignore,
+        }
+    }
+}
+
+/// What a worker tells while it computes.
+#[derive(Default)]
+struct Told {
+    done: AtomicU64,
+    taken: AtomicU64,
+    tid: AtomicU64,
+}
 
 /// Sets the calling thread's slice; 0 is the kernel's own choice.
 fn set_slice(ns: u64) -> std::io::Result<()> {
@@ -48,35 +89,66 @@ fn one(cpu: usize) -> CpuSet {
     set
 }
 
-/// A worker that computes without an end. `takes` says whether it takes hints at the moment.
-fn worker(cpu: usize, socket: &str, takes: &Arc<AtomicU8>) -> (Arc<AtomicU64>, Arc<AtomicU64>) {
-    let (done, taken) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+/// A worker that computes without an end, and answers hints as it is told at the moment.
+fn worker(cpu: usize, socket: &str, answer: &Arc<AtomicU8>) -> Arc<Told> {
+    let told = Arc::new(Told::default());
     std::thread::spawn({
-        let (config, takes) = (WorkerConfig::new("computing").socket(socket), Arc::clone(takes));
-        let (done, taken) = (Arc::clone(&done), Arc::clone(&taken));
+        let (config, answer, told) =
+            (WorkerConfig::new("computing").socket(socket), Arc::clone(answer), Arc::clone(&told));
         move || {
             sched_setaffinity(None, &one(cpu)).expect("a CPU of ours");
-            let worker = Worker::register(config);
+            told.tid.store(gettid().as_raw_nonzero().get() as u64, Relaxed);
+            let _worker = Worker::register(config);
             let mut value = 1u64;
             loop {
                 for _ in 0..2_000 {
                     value = std::hint::black_box(value.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1));
                 }
-                done.fetch_add(1, Relaxed);
-                if takes.load(Relaxed) == 1
-                    && let Some(hint) = morpheus::take_hint()
-                {
-                    taken.fetch_add(1, Relaxed);
-                    morpheus::yield_for(&hint);
-                }
-                if takes.load(Relaxed) == 2 {
-                    drop(worker);
-                    return;
+                told.done.fetch_add(1, Relaxed);
+                let answer = Answer::ALL[usize::from(answer.load(Relaxed))];
+                match answer {
+                    Answer::Ignore => {}
+                    Answer::Take | Answer::TakeAndYield => {
+                        if let Some(hint) = morpheus::take_hint() {
+                            told.taken.fetch_add(1, Relaxed);
+                            if answer == Answer::TakeAndYield {
+                                morpheus::yield_for(&hint);
+                            }
+                        }
+                    }
+                    Answer::Yield => {
+                        morpheus::yield_thread();
+                    }
+                    Answer::End => return,
                 }
             }
         }
     });
-    (done, taken)
+    told
+}
+
+/// How often a thread lost the CPU against its will, and ms it waited for one, by the kernel's accounts.
+fn waits(tid: u64) -> anyhow::Result<(f64, f64)> {
+    let status = std::fs::read_to_string(format!("/proc/self/task/{tid}/status"))?;
+    let lost = status.lines().find_map(|line| line.strip_prefix("nonvoluntary_ctxt_switches:"));
+    let schedstat = std::fs::read_to_string(format!("/proc/self/task/{tid}/schedstat")).unwrap_or_default();
+    let waited: f64 = schedstat.split_whitespace().nth(1).map_or(Ok(f64::NAN), str::parse)?;
+    Ok((lost.context("the kernel does not count switches")?.trim().parse()?, waited / 1e6))
+}
+
+/// One window: p50, p99 and most of how late the neighbour woke in µs, and the worker's work per second.
+fn window(told: &Told) -> [f64; 4] {
+    let (begin, before) = (Instant::now(), told.done.load(Relaxed));
+    let mut late = Vec::new();
+    let mut next = begin + PERIOD;
+    while begin.elapsed() < WINDOW {
+        std::thread::park_timeout(next.saturating_duration_since(Instant::now()));
+        late.push(next.elapsed().as_nanos() as f64 / 1e3);
+        next = Instant::now() + PERIOD;
+    }
+    late.sort_by(f64::total_cmp);
+    let work = (told.done.load(Relaxed) - before) as f64 / begin.elapsed().as_secs_f64();
+    [late[late.len() / 2], late[late.len() * 99 / 100], late[late.len() - 1], work]
 }
 
 fn main() -> anyhow::Result<()> {
@@ -85,53 +157,38 @@ fn main() -> anyhow::Result<()> {
     let mut out = std::io::stdout();
     let allowed = sched_getaffinity(None)?;
     let cpus: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|cpu| allowed.is_set(*cpu)).collect();
-    let takes = Arc::new(AtomicU8::new(1));
     if arguments.get(1).is_some_and(|word| word == "idle") {
+        let answer = Arc::new(AtomicU8::new(Answer::TakeAndYield as u8));
         let seconds: u64 = arguments.get(2).context("how many seconds?")?.parse()?;
-        let workers: Vec<_> = cpus.iter().map(|cpu| worker(*cpu, socket, &takes)).collect();
-        std::thread::park_timeout(Duration::from_secs(seconds));
-        let taken: Vec<u64> = workers.iter().map(|(_, taken)| taken.load(Relaxed)).collect();
-        writeln!(out, "hints in {seconds} s with a worker on each CPU: {taken:?}")?;
+        let workers: Vec<_> = cpus.iter().map(|cpu| worker(*cpu, socket, &answer)).collect();
+        let end = Instant::now() + Duration::from_secs(seconds);
+        while let Some(left) = end.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
+            std::thread::park_timeout(left);
+        }
+        let mut told = Vec::new();
+        for worker in &workers {
+            let (lost, waited) = waits(worker.tid.load(Relaxed))?;
+            told.push([worker.taken.load(Relaxed) as f64, lost, waited]);
+        }
+        writeln!(out, "{}", serde_json::json!({ "idle": told }))?;
         return Ok(());
     }
     let rounds: usize = arguments.get(1).map_or(Ok(8), |rounds| rounds.parse())?;
-    let (done, _) = worker(cpus[0], socket, &takes);
+    let answer = Arc::new(AtomicU8::new(Answer::Ignore as u8));
+    let told = worker(cpus[0], socket, &answer);
     sched_setaffinity(None, &one(cpus[0]))?;
-    let mut results: [Vec<(f64, f64)>; 3] = Default::default();
+    let mut windows: [Vec<[f64; 4]>; ARMS.len()] = Default::default();
     for round in 0..rounds {
         for step in 0..ARMS.len() {
             let arm = if round % 2 == 0 { step } else { ARMS.len() - 1 - step };
-            takes.store(u8::from(arm == 1), Relaxed);
-            set_slice(if arm == 2 { 100_000 } else { 0 })?;
-            let (begin, before) = (Instant::now(), done.load(Relaxed));
-            let mut late = Vec::new();
-            let mut next = begin + PERIOD;
-            while begin.elapsed() < WINDOW {
-                std::thread::park_timeout(next.saturating_duration_since(Instant::now()));
-                late.push(next.elapsed().as_nanos() as f64 / 1e3);
-                next = Instant::now() + PERIOD;
-            }
-            late.sort_by(f64::total_cmp);
-            let p99 = late[late.len() * 99 / 100];
-            let work = (done.load(Relaxed) - before) as f64 / begin.elapsed().as_secs_f64();
-            results[arm].push((p99, work));
+            answer.store(Answer::of_arm(ARMS[arm]) as u8, Relaxed);
+            set_slice(if ARMS[arm] == "slice" { 100_000 } else { 0 })?;
+            windows[arm].push(window(&told));
         }
     }
-    takes.store(2, Relaxed);
-    let median = |mut values: Vec<f64>| {
-        values.sort_by(f64::total_cmp);
-        values[values.len() / 2]
-    };
-    for (arm, name) in ARMS.iter().enumerate() {
-        let p99 = median(results[arm].iter().map(|(p99, _)| *p99).collect());
-        let ratios: Vec<f64> = results[0].iter().zip(&results[arm]).map(|(base, this)| base.0 / this.0).collect();
-        let won = ratios.iter().filter(|ratio| **ratio > 1.0).count();
-        let work = median(results[0].iter().zip(&results[arm]).map(|(base, this)| this.1 / base.1).collect());
-        writeln!(
-            out,
-            "{name:<7} p99 {p99:8.0} µs, paired {:.2} × better, won {won} of {rounds}, work {work:.3} ×",
-            median(ratios)
-        )?;
-    }
+    answer.store(Answer::End as u8, Relaxed);
+    let arms: serde_json::Map<_, _> =
+        ARMS.iter().zip(windows).map(|(arm, windows)| ((*arm).to_owned(), serde_json::json!(windows))).collect();
+    writeln!(out, "{}", serde_json::Value::Object(arms))?;
     Ok(())
 }

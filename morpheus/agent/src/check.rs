@@ -12,6 +12,7 @@ use rustix::thread::gettid;
 use serde::Serialize;
 
 use crate::bpf::clock;
+use crate::enforce::functions;
 use crate::mode::{Mode, ModeName};
 use crate::observe::Observe;
 use crate::server::credentials;
@@ -43,6 +44,10 @@ pub struct Facts {
     pub quota: Result<(), String>,
     /// The kernel has sched_ext.
     pub sched_ext: Result<(), String>,
+    /// The functions of sched_ext that our scheduler calls can be called.
+    pub sched_ext_functions: Result<(), String>,
+    /// The kernel measures pressure, or at least says how many threads are runnable.
+    pub pressure: Result<(), String>,
     /// The sched_ext scheduler that is loaded now.
     pub other_scheduler: Option<String>,
 }
@@ -127,6 +132,8 @@ pub fn probe() -> Facts {
             Some(_) => Ok(()),
             None => Err(format!("{SCHED_EXT} is missing")),
         }),
+        sched_ext_functions: functions::check().map_err(|error| text(&error)),
+        pressure: crate::pressure::readable().map_err(|error| text(&error)),
         other_scheduler: state.filter(|state| state.trim() != "disabled").map(|state| {
             fs::read_to_string(format!("{SCHED_EXT}/root/ops"))
                 .map_or_else(|_| state.trim().to_owned(), |name| name.trim().to_owned())
@@ -168,7 +175,9 @@ pub fn decide(facts: &Facts) -> Verdict {
         finding("peer pidfds", BOTH, "SO_PEERPIDFD works", &facts.peer_pidfd),
         finding("run queue", OBSERVE, "reached from a thread, and who is runnable is counted", &facts.run_queue),
         finding("CPU quota", NONE, "can be read: QUOTA hints", &facts.quota),
+        finding("pressure", NONE, "can be read: PRESSURE hints", &facts.pressure),
         finding("sched_ext", ENFORCE, "built in", &facts.sched_ext),
+        finding("sched_ext functions", ENFORCE, "can be called", &facts.sched_ext_functions),
     ];
     findings.push(match &facts.other_scheduler {
         None => Finding {
@@ -227,6 +236,8 @@ mod tests {
             run_queue: Ok(()),
             quota: Ok(()),
             sched_ext: Ok(()),
+            sched_ext_functions: Ok(()),
+            pressure: Ok(()),
             other_scheduler: None,
         }
     }
@@ -241,6 +252,7 @@ mod tests {
         let facts = Facts {
             release: "6.18.0".to_owned(),
             sched_ext: Err("struct sched_ext_ops has no dispatch".to_owned()),
+            sched_ext_functions: Err("it has no scx_bpf_create_dsq".to_owned()),
             ..whole()
         };
         insta::assert_snapshot!(render(&decide(&facts)));
@@ -255,7 +267,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_mode_works_when_nothing_it_needs_is_missing(missing in prop::array::uniform8(any::<bool>()), other: bool) {
+        fn a_mode_works_when_nothing_it_needs_is_missing(missing in prop::array::uniform10(any::<bool>()), other: bool) {
             let fact = |index: usize| if missing[index] { Err("missing".to_owned()) } else { Ok(()) };
             let verdict = decide(&Facts {
                 release: String::new(),
@@ -267,10 +279,12 @@ mod tests {
                 run_queue: fact(5),
                 quota: fact(6),
                 sched_ext: fact(7),
+                sched_ext_functions: fact(8),
+                pressure: fact(9),
                 other_scheduler: other.then(|| "x".to_owned()),
             });
             prop_assert_eq!(verdict.observe, !missing[..6].contains(&true));
-            prop_assert_eq!(verdict.enforce, ![0, 3, 4, 7].iter().any(|index| missing[*index]) && !other);
+            prop_assert_eq!(verdict.enforce, ![0, 3, 4, 7, 8].iter().any(|index| missing[*index]) && !other);
         }
     }
 }

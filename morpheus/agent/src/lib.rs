@@ -17,6 +17,7 @@ pub mod metrics;
 pub mod mode;
 pub mod notify;
 pub mod observe;
+pub mod pressure;
 pub mod report;
 pub mod server;
 pub mod status;

@@ -284,3 +284,21 @@ fn a_worker_whose_group_has_nearly_spent_its_quota_is_told_when_it_is_refilled()
     let ahead = line.deadline_ns.saturating_sub(line.hint_time_ns);
     assert!(ahead > 0 && ahead <= 200_000_000, "{ahead}");
 }
+
+/// Two threads for each CPU that never stop, beside the worker: everybody waits for everybody.
+#[test]
+fn a_worker_is_told_when_the_whole_system_is_short_of_cpu() {
+    if !bpf_is_permitted() {
+        return;
+    }
+    let agent = Agent::start(&[]);
+    let client = agent.connect().hello();
+    let all = sched_getaffinity(None).unwrap();
+    let threads = 2 * std::thread::available_parallelism().unwrap().get() + 2;
+    let _crowd: Vec<_> = (0..threads).map(|_| Repeating::on(all, std::hint::spin_loop)).collect();
+    let _spinner = Spinner::on(all, &client, WorkerState::Running, true);
+    agent.wait_for("a PRESSURE hint", |report| {
+        let totals = &report.processes.first()?.workers.first()?.totals;
+        (totals.hints.get("pressure").copied().unwrap_or(0) > 0).then_some(())
+    });
+}

@@ -5,8 +5,9 @@
     curl 'http://[::1]:8080/cpu?ms=20'; curl 'http://[::1]:8080/short'; curl 'http://[::1]:8080/stats'
 
 `--yields` says what a safe point does: `none`, `always` (`asyncio.sleep(0)`), `stub` (`acheckpoint()` on a thread that is
-not registered: its cost without its effect), or `morpheus`. `/stats` tells the loop's lag: how much later than asked a
-5 ms timer fires, p50, p99 and the most in ms, and what the kernel says of the thread's time off the CPU.
+not registered: its cost without its effect), or `morpheus`. `--chunk` is the work between two of
+them in iterations of some 50 ns. `/stats` tells the loop's lag since it was last asked: how much later than wanted a 5 ms
+timer fires, p50, p99 and the most in ms; the chunks done; and what the kernel says of the thread's time off the CPU.
 """
 
 import argparse
@@ -18,12 +19,13 @@ from urllib.parse import parse_qs, urlsplit
 import morpheus
 
 TIMER_S = 0.005
-CHUNK = 200  # iterations between two safe points, some 10 µs
+PER_MS = 20_000  # iterations of the work, about 1 ms of CPU time
 
 
 class Server:
-    def __init__(self, yields: str) -> None:
+    def __init__(self, yields: str, chunk: int) -> None:
         self.yields = yields
+        self.chunk = chunk
         self.lags_ms: list[float] = []
         self.chunks = 0
 
@@ -36,7 +38,7 @@ class Server:
     async def compute(self, chunks: int) -> int:
         value = 1
         for _ in range(chunks):
-            for _ in range(CHUNK):
+            for _ in range(self.chunk):
                 value = (value * 1103515245 + 12345) & 0x7FFFFFFF
             self.chunks += 1
             await self.safe_point()
@@ -51,6 +53,7 @@ class Server:
 
     def stats(self) -> dict:
         lags = sorted(self.lags_ms) or [0.0]
+        self.lags_ms = []
         usage = morpheus.usage()
         return {
             "chunks": self.chunks,
@@ -72,7 +75,7 @@ class Server:
                 ms = float(parse_qs(url.query).get("ms", ["20"])[0])
             except ValueError:
                 return 400, "ms is a number\n"
-            return 200, f"{await self.compute(int(min(max(ms, 0), 1000) * 100)):08x}\n"
+            return 200, f"{await self.compute(int(min(max(ms, 0), 1000) * PER_MS / self.chunk)):08x}\n"
         return 404, "no such page\n"
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -98,10 +101,11 @@ async def main() -> None:
     parser.add_argument("--host", default="::1")
     parser.add_argument("--port", type=int, default=8080, help="0 for any")
     parser.add_argument("--yields", choices=["none", "always", "stub", "morpheus"], default="morpheus")
+    parser.add_argument("--chunk", type=int, default=200, help="iterations between two safe points")
     arguments = parser.parse_args()
     if arguments.yields == "morpheus":
         morpheus.register("asyncio")
-    server = Server(arguments.yields)
+    server = Server(arguments.yields, max(arguments.chunk, 1))
     watching = asyncio.create_task(server.watch())
     listener = await asyncio.start_server(server.serve, arguments.host, arguments.port)
     port = listener.sockets[0].getsockname()[1]

@@ -206,7 +206,9 @@ pub fn need(method: &Method, path: &str, query: &str, bytes: &[u8]) -> Result<Ne
                 Command::Scale { .. } | Command::Stop { .. } | Command::Start { .. } => {
                     Need::For(Permission::Scale, app)
                 }
-                Command::AddRoute { .. } | Command::RemoveRoute { .. } => Need::For(Permission::Route, app),
+                Command::AddRoute { .. } | Command::RemoveRoute { .. } | Command::Ipv4 { .. } => {
+                    Need::For(Permission::Route, app)
+                }
             })
         }
         ("POST", "/v1/secrets") => Ok(Need::For(Secrets, Some(body::<SecretsChange>(bytes)?.app))),

@@ -119,6 +119,13 @@ pub enum Command {
         /// What it matches.
         on: RouteMatch,
     },
+    /// Let the app's routes be reached over IPv4 too, or no longer.
+    Ipv4 {
+        /// The app and environment.
+        app: AppKey,
+        /// Whether they are.
+        allocated: bool,
+    },
     /// Remove the app in this environment with everything that belongs to it.
     Destroy {
         /// The app and environment.
@@ -139,6 +146,7 @@ impl Command {
             | Self::Start { app }
             | Self::AddRoute { app, .. }
             | Self::RemoveRoute { app, .. }
+            | Self::Ipv4 { app, .. }
             | Self::Destroy { app } => app,
         }
     }
@@ -155,6 +163,7 @@ impl Command {
             Self::Start { .. } => "start",
             Self::AddRoute { .. } => "route add",
             Self::RemoveRoute { .. } => "route remove",
+            Self::Ipv4 { .. } => "ipv4",
             Self::Destroy { .. } => "destroy",
         }
     }

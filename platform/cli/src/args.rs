@@ -142,6 +142,9 @@ pub(crate) enum Verb {
     Tokens(Tokens),
     /// Show the running Holm's figures in the text form of Prometheus
     Metrics,
+    /// Allocate IPv4 to an app and give it back; without, an app is reached over IPv6 only
+    #[command(subcommand)]
+    Ipv4(Ipv4),
     /// Show what happened, who caused it and when
     Events(Events),
     /// Tell why an instance is where it is, why it waits, or why it ended
@@ -196,6 +199,12 @@ pub(crate) struct Up {
     /// Address the ingress listens on
     #[arg(long, value_name = "ADDR", default_value = "::", value_parser = parse_address)]
     pub(crate) listen: IpAddr,
+    /// IPv4 address the ingress listens on for apps with IPv4 [default: 127.0.0.1 with --listen ::1, else 0.0.0.0]
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) listen_ipv4: Option<std::net::Ipv4Addr>,
+    /// Proxy in front, whose PROXY header is believed: a network, or for one port PORT=NETWORK; may be repeated
+    #[arg(long, value_name = "NETWORK")]
+    pub(crate) proxy_from: Vec<crate::up::ProxyFrom>,
     /// How instances are connected
     #[arg(long, value_name = "KIND", default_value = "auto")]
     pub(crate) network: Network,
@@ -361,6 +370,16 @@ pub(crate) enum Route {
     Remove(RouteRemove),
 }
 
+#[derive(Debug, Subcommand)]
+pub(crate) enum Ipv4 {
+    /// Let the routes of an app be reached over IPv4 too
+    Allocate(NamedApp),
+    /// List the apps that are reached over IPv4
+    List,
+    /// Let the routes of an app be reached over IPv6 only
+    Release(NamedApp),
+}
+
 /// What a route listens for.
 #[derive(Debug, Clone, Args)]
 #[group(required = true, multiple = false)]
@@ -383,6 +402,9 @@ pub(crate) struct RouteAdd {
     /// The port inside the guest
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) port: u16,
+    /// Tell the app who connects, by a PROXY header of version 2
+    #[arg(long)]
+    pub(crate) proxy_protocol: bool,
     #[command(flatten)]
     pub(crate) on: RouteOn,
 }

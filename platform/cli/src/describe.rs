@@ -34,6 +34,8 @@ pub(crate) fn event(event: &Event) -> String {
         Event::SecretsChanged { app, .. } => {
             format!("{app}: {}", holm_model::secrets::describe_change(event).unwrap_or_default())
         }
+        Event::Ipv4Allocated { app } => format!("{app}: its routes are reached over IPv4 too"),
+        Event::Ipv4Released { app } => format!("{app}: its routes are no longer reached over IPv4"),
         Event::AppForgotten { app } => format!("{app}: is gone"),
         Event::AppDestroyed { app } => format!("{app}: was destroyed"),
         Event::InstancePlaced { instance, release, why, .. } => format!("{instance}: placed with {release}: {why}"),

@@ -41,6 +41,7 @@ fn deploy(n: u16) -> Command {
         routes: Vec::new(),
         config: Default::default(),
         secrets: Default::default(),
+        ingress: Default::default(),
         environments: Default::default(),
     };
     Command::Deploy { app: key(n), image: None, manifest: Box::new(manifest) }
@@ -50,7 +51,7 @@ fn deploy(n: u16) -> Command {
 fn toggle(n: u16, i: u64) -> Command {
     let on = RouteMatch::TcpPort(10_000 + n);
     if i.is_multiple_of(2) {
-        let route = Route { on, process: ProcessName::new("web").unwrap(), port: 80 };
+        let route = Route { on, process: ProcessName::new("web").unwrap(), port: 80, proxy_protocol: false };
         Command::RouteAdd { app: key(n), route }
     } else {
         Command::RouteRemove { app: key(n), on }

@@ -83,7 +83,12 @@ mod tests {
         let instance: holm_model::id::InstanceName = "hello.staging.web.7".parse().unwrap();
         let process = "web".parse::<holm_manifest::ProcessName>().unwrap();
         let (deployment, release) = (DeploymentNumber(3), ReleaseNumber(2));
-        let route = Route { on: RouteMatch::Sni("hello.example".to_owned()), process: process.clone(), port: 8443 };
+        let route = Route {
+            on: RouteMatch::Sni("hello.example".to_owned()),
+            process: process.clone(),
+            port: 8443,
+            proxy_protocol: false,
+        };
         let web = Process {
             command: Some(vec!["serve".to_owned()]),
             cpu_millis: 500,
@@ -97,6 +102,7 @@ mod tests {
             image: Some("registry.example/hello:1".to_owned()),
             processes: BTreeMap::from([(process.clone(), web)]),
             routes: vec![route.clone()],
+            ingress: holm_manifest::IngressLimits::default(),
             config: BTreeMap::from([("LEVEL".to_owned(), "info".to_owned())]),
             secrets: BTreeMap::new(),
             environments: BTreeMap::new(),
@@ -127,6 +133,8 @@ mod tests {
                 changed: ["PASSWORD".parse().unwrap()].into(),
                 removed: ["OLD".parse().unwrap()].into(),
             },
+            Event::Ipv4Allocated { app: app.clone() },
+            Event::Ipv4Released { app: app.clone() },
             Event::AppDestroyed { app: app.clone() },
             Event::AppForgotten { app },
             Event::InstancePlaced { instance: instance.clone(), release, epoch: 1, why: why.clone() },
@@ -180,18 +188,20 @@ mod tests {
             Event::RouteAdded { .. } => 9,
             Event::RouteRemoved { .. } => 10,
             Event::SecretsChanged { .. } => 11,
-            Event::AppDestroyed { .. } => 12,
-            Event::AppForgotten { .. } => 13,
-            Event::InstancePlaced { .. } => 14,
-            Event::InstanceRetired { .. } => 15,
-            Event::InstanceObserved { .. } => 16,
-            Event::InstanceEnded { .. } => 17,
-            Event::InstanceForgotten { .. } => 18,
-            Event::HostStarted { .. } => 19,
-            Event::HostStopped { .. } => 20,
-            Event::TokenCreated { .. } => 21,
-            Event::TokenRevoked { .. } => 22,
-            Event::Asked { .. } => 23,
+            Event::Ipv4Allocated { .. } => 12,
+            Event::Ipv4Released { .. } => 13,
+            Event::AppDestroyed { .. } => 14,
+            Event::AppForgotten { .. } => 15,
+            Event::InstancePlaced { .. } => 16,
+            Event::InstanceRetired { .. } => 17,
+            Event::InstanceObserved { .. } => 18,
+            Event::InstanceEnded { .. } => 19,
+            Event::InstanceForgotten { .. } => 20,
+            Event::HostStarted { .. } => 21,
+            Event::HostStopped { .. } => 22,
+            Event::TokenCreated { .. } => 23,
+            Event::TokenRevoked { .. } => 24,
+            Event::Asked { .. } => 25,
         }
     }
 

@@ -80,6 +80,13 @@ pub enum Command {
         /// Whether running instances are replaced at once, one after the other, where that is possible.
         restart: bool,
     },
+    /// Let the app's routes be reached over IPv4 too, or no longer.
+    Ipv4 {
+        /// The app and environment.
+        app: AppKey,
+        /// Whether they are.
+        allocated: bool,
+    },
     /// Stop every instance of the app and forget it.
     Destroy {
         /// The app and environment.
@@ -101,6 +108,7 @@ impl Command {
             | Self::RouteAdd { app, .. }
             | Self::RouteRemove { app, .. }
             | Self::Secrets { app, .. }
+            | Self::Ipv4 { app, .. }
             | Self::Destroy { app } => app,
         }
     }

@@ -52,6 +52,9 @@ pub fn decide(state: &State, rules: &Rules, command: &Command) -> Result<Vec<Eve
         Command::Secrets { set, changed, removed, restart, .. } => {
             secrets::change(state, key, &app, &Change { set, changed, removed, restart: *restart })
         }
+        Command::Ipv4 { allocated, .. } if *allocated == app.ipv4 => Ok(Vec::new()),
+        Command::Ipv4 { allocated: true, .. } => Ok(vec![Event::Ipv4Allocated { app: key.clone() }]),
+        Command::Ipv4 { allocated: false, .. } => Ok(vec![Event::Ipv4Released { app: key.clone() }]),
         Command::Destroy { .. } => Ok(vec![Event::AppDestroyed { app: key.clone() }]),
     }
 }

@@ -4,6 +4,8 @@
 //! path once, in an order that rotates; figures are medians over the rounds. The direct connection and HAProxy are each
 //! measured twice (`direct_again`, `haproxy_again`): what differs between equals is the noise.
 
+mod hostile;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Read, Write};
@@ -34,7 +36,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { rounds: 5, slice: Duration::from_millis(450), connecting_clients: 16, idle_connections: 1000 }
+        Self { rounds: 5, slice: Duration::from_millis(450), connecting_clients: 16, idle_connections: 10_000 }
     }
 }
 
@@ -84,8 +86,13 @@ pub fn run(options: &Options) -> io::Result<Value> {
             put("connections_per_s", connections(path.once, clients, options.slice)?);
         }
     }
-    let idle = idle_memory(&ingress, options.idle_connections)?;
-    Ok(report(&samples, idle, without_haproxy))
+    // Each connection has both its ends and both of the ingress's in this process.
+    let connections = options.idle_connections.min(descriptors().saturating_sub(1000) / 4);
+    let idle = idle_memory(&ingress, connections)?;
+    let mut report = report(&samples, idle, without_haproxy);
+    report["idle_connections"] = json!(connections);
+    report["hostile"] = hostile::run(options.rounds, 3 * options.slice, connections)?;
+    Ok(report)
 }
 
 fn report(samples: &Samples, idle_bytes: f64, without_haproxy: Option<String>) -> Value {
@@ -117,6 +124,17 @@ fn report(samples: &Samples, idle_bytes: f64, without_haproxy: Option<String>) -
         "idle_connection_bytes": idle_bytes,
         "without_haproxy": without_haproxy,
     })
+}
+
+/// How many file descriptors this process may have, after asking for as many as it takes.
+fn descriptors() -> usize {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let (now, wanted) = (getrlimit(Resource::Nofile), Some(65_536));
+    let asked = [wanted, now.maximum].map(|most| Rlimit { current: most, maximum: most.max(now.maximum) });
+    // Only root gets more than the hard limit; what is left is the hard limit itself.
+    let given = asked.into_iter().any(|limit| setrlimit(Resource::Nofile, limit).is_ok());
+    let now = if given { getrlimit(Resource::Nofile) } else { now };
+    now.current.map_or(usize::MAX, |most| usize::try_from(most).unwrap_or(usize::MAX))
 }
 
 /// Serves each connection of a new listener on a thread of its own.
@@ -169,8 +187,9 @@ fn once() -> io::Result<SocketAddr> {
 }
 
 fn through_ingress(name: &'static str, splice_after: u64, direct: Path) -> io::Result<(IngressHandle, Path)> {
-    let ingress = Ingress::start(Config { max_per_source: 60_000, splice_after, ..Config::default() })
-        .map_err(io::Error::other)?;
+    let ingress =
+        Ingress::start(Config { max_per_source: 60_000, source_connects: None, splice_after, ..Config::default() })
+            .map_err(io::Error::other)?;
     let ports = || -> io::Result<[SocketAddr; 3]> { Ok([free()?, free()?, free()?]) };
     let [echo, source, once] = ports()?;
     apply(&ingress, &[(echo, direct.echo), (source, direct.source), (once, direct.once)])?;
@@ -181,7 +200,7 @@ fn apply(ingress: &IngressHandle, routes: &[(SocketAddr, SocketAddr)]) -> io::Re
     let mut table = RoutingTable::default();
     for (listener, server) in routes {
         let id = listener.to_string();
-        let backend = Backend { id: id.clone(), addr: *server, state: BackendState::Healthy };
+        let backend = Backend { id: id.clone(), addr: *server, state: BackendState::Healthy, proxy_protocol: false };
         table.listeners.insert(*listener, Listener::Tcp { route: id.clone() });
         table.routes.insert(id, Route { backends: vec![backend], ..Route::default() });
     }
@@ -271,12 +290,13 @@ fn ping_pong(addr: SocketAddr, time: Duration) -> io::Result<(f64, f64)> {
         stream.read_exact(&mut ping)?;
         trips.push(start.elapsed());
     }
-    trips.sort_unstable();
-    let at = |share: usize| {
-        let trip = trips.get(trips.len() * share / 100).copied().unwrap_or_default();
-        trip.as_secs_f64() * 1e6
-    };
-    Ok((at(50), at(99)))
+    Ok((percentile(&mut trips, 50), percentile(&mut trips, 99)))
+}
+
+/// In microseconds.
+fn percentile(times: &mut [Duration], share: usize) -> f64 {
+    times.sort_unstable();
+    times.get(times.len() * share / 100).copied().unwrap_or_default().as_secs_f64() * 1e6
 }
 
 /// Bytes received over several streams at once, in GiB/s.

@@ -1,5 +1,6 @@
 //! One connection from accept to close.
 
+use std::collections::HashMap;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
@@ -14,12 +15,15 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
+use crate::admission::{HalfOpen, Permit, Source};
+use crate::arrival::{self, Origin};
 use crate::hello::{Assembler, HelloError};
 use crate::ingress::Shared;
 use crate::listen;
-use crate::live::{Entered, LiveRoute, Target};
+use crate::live::{Entered, LiveListener, LiveRoute, Target};
 use crate::pump::{Broken, Pump};
 use crate::stats::{Refusal, RouteCounters};
+use crate::table::ServerName;
 
 /// Backends tried for one connection before it is given up.
 const MAX_ATTEMPTS: usize = 3;
@@ -47,52 +51,34 @@ impl Alert {
 /// Serves one accepted connection to its end.
 pub(crate) async fn serve(shared: Arc<Shared>, listener: SocketAddr, mut client: TcpStream, peer: SocketAddr) {
     shared.counters.accepted.fetch_add(1, Relaxed);
-    let permit = match shared.admission.admit(peer.ip()) {
-        Ok(permit) => permit,
+    let refuse = |refusal| shared.counters.refused.add(refusal);
+    let Some(live) = shared.table.load().listeners.get(&listener).cloned() else {
+        refuse(Refusal::ListenerGone);
+        return reset(&client);
+    };
+    let arrived = match admit(&shared, &live, &mut client, peer).await {
+        Ok(arrived) => arrived,
         Err(refusal) => {
-            shared.counters.refused.add(refusal);
+            refuse(refusal);
             return reset(&client);
         }
     };
-    let target = shared.table.load().listeners.get(&listener).cloned();
-    match target {
-        None => {
-            shared.counters.refused.add(Refusal::ListenerGone);
-            reset(&client);
-        }
-        Some(Target::Tcp(route)) => {
-            if proxy(&shared, &route, &mut client, Vec::new()).await.is_err() {
+    match &live.target {
+        Target::Tcp(route) => {
+            if proxy(&shared, route, &mut client, Vec::new(), &arrived, None).await.is_err() {
                 reset(&client);
             }
         }
-        Some(Target::Sni(names)) => {
-            let half_open = match permit.half_open() {
-                Ok(half_open) => half_open,
-                Err(refusal) => {
-                    shared.counters.refused.add(refusal);
-                    return reset(&client);
-                }
-            };
+        Target::Sni(names) => {
             let mut hello = Assembler::new(shared.config.hello_limit);
-            let deadline = shared.config.hello_timeout;
-            let read = timeout(deadline, read_hello(&mut client, &mut hello));
-            let Some(read) = shared.cut_all.run_until_cancelled(read).await else {
-                return reset(&client);
-            };
-            let route = match read.unwrap_or(Err((Refusal::HelloTimeout, None))) {
-                Ok(None) => Err((Refusal::NameMissing, Some(Alert::UnrecognizedName))),
-                Ok(Some(name)) => names.get(&name).ok_or((Refusal::NameUnknown, Some(Alert::UnrecognizedName))),
-                Err(refused) => Err(refused),
-            };
-            match route {
-                Ok(route) => {
-                    drop(half_open);
-                    if proxy(&shared, route, &mut client, hello.into_raw()).await.is_err() {
+            match find_route(&shared, names, &mut client, &mut hello, &arrived.permit).await {
+                Ok((route, name)) => {
+                    if proxy(&shared, route, &mut client, hello.into_raw(), &arrived, Some(&name)).await.is_err() {
                         say(client, Alert::InternalError).await;
                     }
                 }
                 Err((refusal, alert)) => {
-                    shared.counters.refused.add(refusal);
+                    refuse(refusal);
                     match alert {
                         Some(alert) => say(client, alert).await,
                         None => reset(&client),
@@ -103,11 +89,88 @@ pub(crate) async fn serve(shared: Arc<Shared>, listener: SocketAddr, mut client:
     }
 }
 
+/// An admitted connection, and who it comes from.
+struct Arrived {
+    permit: Permit,
+    origin: Origin,
+    source: Source,
+}
+
+/// Admits a connection for its source, which a trusted proxy in front has to say first.
+async fn admit(
+    shared: &Shared,
+    listener: &LiveListener,
+    client: &mut TcpStream,
+    peer: SocketAddr,
+) -> Result<Arrived, Refusal> {
+    let mut permit = shared.admission.admit()?;
+    let behind = listener.proxies.as_deref().is_some_and(|proxies| arrival::is_trusted(proxies, peer.ip()));
+    let origin = if behind {
+        let half_open = permit.half_open()?;
+        let limit = shared.config.hello_timeout;
+        let told = in_time(shared, &half_open, limit, Origin::told_by_proxy(client, peer)).await;
+        told.map_err(|late| late.or(Refusal::ProxyHeaderTimeout))??
+    } else {
+        Origin::direct(peer)
+    };
+    let source = permit.come_from(origin.client.ip())?;
+    Ok(Arrived { permit, origin, source })
+}
+
+/// Why something half-open was given up.
+enum Late {
+    /// It took too long.
+    Deadline,
+    /// It had to make room for a newer one, or the ingress ends.
+    Cut,
+}
+
+impl Late {
+    /// The reason as it is counted.
+    const fn or(&self, deadline: Refusal) -> Refusal {
+        match self {
+            Self::Deadline => deadline,
+            Self::Cut => Refusal::HalfOpenLimit,
+        }
+    }
+}
+
+/// What `work` says, if it says it in time and nothing else ends it.
+async fn in_time<T>(
+    shared: &Shared,
+    half_open: &HalfOpen<'_>,
+    limit: Duration,
+    work: impl Future<Output = T>,
+) -> Result<T, Late> {
+    let work = half_open.make_room.run_until_cancelled(timeout(limit, work));
+    match shared.cut_all.run_until_cancelled(work).await.flatten() {
+        Some(Ok(said)) => Ok(said),
+        Some(Err(_)) => Err(Late::Deadline),
+        None => Err(Late::Cut),
+    }
+}
+
+/// Reads the ClientHello and answers the route it asks for, or the refusal and the alert to send.
+async fn find_route<'n>(
+    shared: &Shared,
+    names: &'n HashMap<ServerName, Arc<LiveRoute>>,
+    client: &mut TcpStream,
+    hello: &mut Assembler,
+    permit: &Permit,
+) -> Result<(&'n LiveRoute, ServerName), (Refusal, Option<Alert>)> {
+    let half_open = permit.half_open().map_err(|refusal| (refusal, None))?;
+    let read = in_time(shared, &half_open, shared.config.hello_timeout, read_hello(client, hello)).await;
+    let name = read.map_err(|late| (late.or(Refusal::HelloTimeout), None))??;
+    let name = name.ok_or((Refusal::NameMissing, Some(Alert::UnrecognizedName)))?;
+    let route = names.get(&name).ok_or((Refusal::NameUnknown, Some(Alert::UnrecognizedName)))?;
+    Ok((&**route, name))
+}
+
 /// Reads until the ClientHello is whole and answers its server name, or the refusal and the alert to send.
 async fn read_hello(
     client: &mut TcpStream,
     hello: &mut Assembler,
-) -> Result<Option<crate::ServerName>, (Refusal, Option<Alert>)> {
+) -> Result<Option<ServerName>, (Refusal, Option<Alert>)> {
     let cut = (Refusal::HelloCut, None);
     loop {
         client.readable().await.map_err(|_| cut)?;
@@ -149,7 +212,14 @@ impl Drop for Place<'_> {
 }
 
 /// Connects the client to a backend of the route and moves bytes until both sides are done.
-async fn proxy(shared: &Shared, route: &LiveRoute, client: &mut TcpStream, head: Vec<u8>) -> Result<(), NotServed> {
+async fn proxy(
+    shared: &Shared,
+    route: &LiveRoute,
+    client: &mut TcpStream,
+    head: Vec<u8>,
+    arrived: &Arrived,
+    name: Option<&ServerName>,
+) -> Result<(), NotServed> {
     let counters = &*route.counters;
     counters.accepted.fetch_add(1, Relaxed);
     let refuse = |refusal| {
@@ -157,7 +227,8 @@ async fn proxy(shared: &Shared, route: &LiveRoute, client: &mut TcpStream, head:
         NotServed
     };
     let _place = Place::take(route).ok_or_else(|| refuse(Refusal::RouteLimit))?;
-    let (mut backend, entered, cut) = connect(shared, route).await.map_err(refuse)?;
+    let _in_app = route.app.as_ref().map(|app| app.enter(arrived.source)).transpose().map_err(refuse)?;
+    let (mut backend, entered, cut) = connect(shared, route, client, arrived, name).await.map_err(refuse)?;
 
     let splice_after = shared.config.splice_after;
     let (bytes_in, bytes_out) = (&counters.bytes_in, &counters.bytes_out);
@@ -187,10 +258,13 @@ async fn proxy(shared: &Shared, route: &LiveRoute, client: &mut TcpStream, head:
     Ok(())
 }
 
-/// Connects to a backend of the route, trying others when one fails.
+/// Connects to a backend of the route, trying others when one fails, and tells it who comes if it wants to know.
 async fn connect(
     shared: &Shared,
     route: &LiveRoute,
+    client: &TcpStream,
+    arrived: &Arrived,
+    name: Option<&ServerName>,
 ) -> Result<(TcpStream, Entered, tokio_util::sync::CancellationToken), Refusal> {
     let mut tried = Vec::new();
     while tried.len() < MAX_ATTEMPTS {
@@ -200,8 +274,15 @@ async fn connect(
         let backend = &route.backends[index];
         // Counted before the connect, so that a drain sees the connection from its first packet on.
         let (entered, cut) = backend.connections.enter();
-        let attempt = timeout(shared.config.connect_timeout, open(shared, backend.addr));
-        match attempt.await {
+        let attempt = async {
+            let mut stream = open(shared, backend.addr).await?;
+            if backend.proxy_protocol {
+                // Far smaller than an empty send buffer: it goes out at once and whole.
+                stream.write_all(&arrived.origin.header(client, name)?).await?;
+            }
+            io::Result::Ok(stream)
+        };
+        match timeout(shared.config.connect_timeout, attempt).await {
             Ok(Ok(stream)) => return Ok((stream, entered, cut)),
             Ok(Err(_)) | Err(_) => {
                 route.counters.connect_failures.fetch_add(1, Relaxed);

@@ -25,8 +25,9 @@ use crate::admission::{Admission, Caps};
 use crate::connection;
 use crate::listen::{self, PeerOptions, SocketOptions};
 use crate::live::{Backends, LiveTable, compile};
+use crate::rate::Rate;
 use crate::stats::{Counters, ListenerStatus, Stats};
-use crate::table::{RoutingTable, TableError};
+use crate::table::{AppLimits, RoutingTable, TableError};
 
 /// Settings of the whole ingress; the defaults suit a public host.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,11 +40,15 @@ pub struct Config {
     pub max_connections: usize,
     /// Connections at the same time per source: an IPv6 /64 or an IPv4 address.
     pub max_per_source: usize,
-    /// Connections at the same time that have not sent a whole ClientHello.
+    /// How often a source may open a connection.
+    pub source_connects: Option<Rate>,
+    /// Limits of apps that the table has none for.
+    pub app_limits: AppLimits,
+    /// Connections at the same time that have not sent a whole ClientHello. When one more comes, the oldest is reset.
     pub max_half_open: usize,
     /// The same per source.
     pub max_half_open_per_source: usize,
-    /// Time for the whole ClientHello.
+    /// Time for the whole ClientHello, and for the PROXY header of a proxy in front.
     pub hello_timeout: Duration,
     /// Bytes a ClientHello may have, record headers included.
     pub hello_limit: usize,
@@ -69,6 +74,12 @@ impl Default for Config {
             ipv6_only: true,
             max_connections: 65_536,
             max_per_source: 8_192,
+            source_connects: Some(Rate { per_second: 1_000, burst: 4_000 }),
+            app_limits: AppLimits {
+                max_connections: Some(32_768),
+                max_per_source: Some(4_096),
+                connects: Some(Rate { per_second: 5_000, burst: 10_000 }),
+            },
             max_half_open: 4_096,
             max_half_open_per_source: 256,
             hello_timeout: Duration::from_secs(5),
@@ -96,6 +107,7 @@ impl Config {
         Caps {
             total: self.max_connections,
             per_source: self.max_per_source,
+            source_connects: self.source_connects,
             half_open: self.max_half_open,
             half_open_per_source: self.max_half_open_per_source,
         }
@@ -261,7 +273,7 @@ impl IngressHandle {
             return Err(TableError::ShutDown);
         }
         let shared = &inner.shared;
-        let live = compile(&table, &shared.table.load(), &shared.backends);
+        let live = compile(&table, &shared.table.load(), &shared.backends, shared.config.app_limits);
         shared.table.store(Arc::new(live));
         shared.backends.forget_unused();
         control.wanted = table.listeners.keys().copied().collect();

@@ -7,8 +7,8 @@
 //! listeners that are new open, those gone close, the rest stay, and connections under way are never disturbed.
 //!
 //! ```text
-//! accept ─ limits ─┬─ Tcp ─────────────────────────────────┬─ choose backend ─ connect ─ pump both ways
-//!                  └─ Sni: assemble ClientHello ─ by name ─┘
+//! accept ─ origin ─ limits ─┬─ Tcp ─────────────────────────────────┬─ app's limits ─ choose backend ─ connect ─ pump both ways
+//!                          └─ Sni: assemble ClientHello ─ by name ─┘
 //! ```
 //!
 //! | module | concept |
@@ -17,7 +17,10 @@
 //! | [`hello`] | the ClientHello, from hostile bytes to a server name |
 //! | `live` | the table as connections see it, with state that outlives one table |
 //! | `balance` | which backend gets the next connection |
+//! | [`proxy`] | the PROXY protocol: who connected, told in a header |
+//! | `arrival` | who a connection comes from, behind a proxy in front or not |
 //! | `admission` | caps in total and per source |
+//! | `app`, `rate` | caps of one app; averages with bursts |
 //! | `connection` | one connection from accept to close |
 //! | `pump` | bytes both ways, copied while few, spliced when many |
 //! | `listen` | listening sockets, one per worker |
@@ -25,6 +28,8 @@
 #![forbid(unsafe_code)]
 
 mod admission;
+mod app;
+mod arrival;
 mod balance;
 #[cfg(feature = "bench")]
 pub mod bench;
@@ -33,12 +38,18 @@ pub mod hello;
 mod ingress;
 mod listen;
 mod live;
+pub mod proxy;
 mod pump;
+mod rate;
 pub mod stats;
 pub mod table;
 
+pub use ipnet::IpNet;
+
 pub use ingress::{ApplyReport, Config, Ingress, IngressHandle, ShutdownReport, StartError};
+pub use rate::Rate;
 pub use stats::{ListenerStatus, Refusal, RouteStats, Stats};
 pub use table::{
-    Backend, BackendState, Listener, Route, RouteLimits, RoutingTable, ServerName, ServerNameError, TableError,
+    AppLimits, Backend, BackendState, Listener, Route, RouteLimits, RoutingTable, ServerName, ServerNameError,
+    TableError,
 };

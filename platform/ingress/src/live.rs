@@ -6,18 +6,29 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use ipnet::IpNet;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::app::LiveApp;
 use crate::balance::{self, Candidate};
 use crate::stats::RouteCounters;
-use crate::table::{Backend, BackendState, Listener, RouteLimits, RoutingTable, ServerName};
+use crate::table::{AppLimits, Backend, BackendState, Listener, RouteLimits, RoutingTable, ServerName};
 
 /// One applied table.
 #[derive(Debug, Default)]
 pub(crate) struct LiveTable {
-    pub(crate) listeners: HashMap<SocketAddr, Target>,
+    pub(crate) listeners: HashMap<SocketAddr, LiveListener>,
     pub(crate) routes: BTreeMap<String, Arc<LiveRoute>>,
+    apps: BTreeMap<String, Arc<LiveApp>>,
+}
+
+/// A listening address.
+#[derive(Debug, Clone)]
+pub(crate) struct LiveListener {
+    pub(crate) target: Target,
+    /// Networks of the trusted proxies in front.
+    pub(crate) proxies: Option<Arc<[IpNet]>>,
 }
 
 /// Where a listener's connections go.
@@ -32,6 +43,7 @@ pub(crate) enum Target {
 pub(crate) struct LiveRoute {
     pub(crate) limits: RouteLimits,
     pub(crate) backends: Vec<LiveBackend>,
+    pub(crate) app: Option<Arc<LiveApp>>,
     pub(crate) counters: Arc<RouteCounters>,
     turn: AtomicUsize,
 }
@@ -40,6 +52,7 @@ pub(crate) struct LiveRoute {
 #[derive(Debug)]
 pub(crate) struct LiveBackend {
     pub(crate) addr: SocketAddr,
+    pub(crate) proxy_protocol: bool,
     pub(crate) connections: Arc<BackendConnections>,
     id: String,
     state: BackendState,
@@ -167,8 +180,19 @@ impl Backends {
     }
 }
 
-/// Compiles a valid table. Counters, turns and suspicions carry over from `old` by id.
-pub(crate) fn compile(table: &RoutingTable, old: &LiveTable, backends: &Backends) -> LiveTable {
+/// Compiles a valid table. Counters, turns, suspicions and what apps take carry over from `old` by id.
+pub(crate) fn compile(
+    table: &RoutingTable,
+    old: &LiveTable,
+    backends: &Backends,
+    default_limits: AppLimits,
+) -> LiveTable {
+    let mut apps = BTreeMap::new();
+    for id in table.routes.values().filter_map(|route| route.app.as_ref()) {
+        let limits = table.apps.get(id).copied().unwrap_or(default_limits);
+        let live = || Arc::new(LiveApp::new(limits, old.apps.get(id).map(|app| &**app)));
+        apps.entry(id.clone()).or_insert_with(live);
+    }
     let mut routes = BTreeMap::new();
     for (id, route) in &table.routes {
         let before = old.routes.get(id);
@@ -176,6 +200,7 @@ pub(crate) fn compile(table: &RoutingTable, old: &LiveTable, backends: &Backends
         let compiled = LiveRoute {
             limits: route.limits,
             backends: route.backends.iter().map(live).collect(),
+            app: route.app.as_ref().map(|id| Arc::clone(&apps[id])),
             counters: before.map_or_else(Arc::default, |before| Arc::clone(&before.counters)),
             turn: AtomicUsize::new(before.map_or(0, |before| before.turn.load(Relaxed))),
         };
@@ -188,8 +213,12 @@ pub(crate) fn compile(table: &RoutingTable, old: &LiveTable, backends: &Backends
             Target::Sni(Arc::new(named.collect()))
         }
     };
-    let listeners = table.listeners.iter().map(|(addr, listener)| (*addr, target(listener)));
-    LiveTable { listeners: listeners.collect(), routes }
+    let listeners = table.listeners.iter().map(|(addr, listener)| {
+        let proxies = table.proxies.get(addr).filter(|proxies| !proxies.is_empty());
+        let proxies = proxies.map(|proxies| Arc::from(proxies.as_slice()));
+        (*addr, LiveListener { target: target(listener), proxies })
+    });
+    LiveTable { listeners: listeners.collect(), routes, apps }
 }
 
 fn live_backend(backend: &Backend, before: Option<&Arc<LiveRoute>>, backends: &Backends) -> LiveBackend {
@@ -200,7 +229,14 @@ fn live_backend(backend: &Backend, before: Option<&Arc<LiveRoute>>, backends: &B
         |known| Arc::clone(&known.suspicion),
     );
     let connections = backends.get(&backend.id);
-    LiveBackend { addr: backend.addr, connections, id: backend.id.clone(), state: backend.state, suspicion }
+    LiveBackend {
+        addr: backend.addr,
+        proxy_protocol: backend.proxy_protocol,
+        connections,
+        id: backend.id.clone(),
+        state: backend.state,
+        suspicion,
+    }
 }
 
 impl LiveTable {

@@ -62,7 +62,9 @@ pub enum Refusal {
     TotalLimit,
     /// Too many connections from the same source: an IPv6 /64 or an IPv4 address.
     SourceLimit,
-    /// Too many connections in total that have not sent a whole ClientHello yet.
+    /// New connections from the same source came too fast.
+    SourceRate,
+    /// Made room for a newer one: too many connections in total have not sent a whole ClientHello yet.
     HalfOpenLimit,
     /// Too many such connections from the same source.
     HalfOpenSourceLimit,
@@ -78,6 +80,18 @@ pub enum Refusal {
     NameMissing,
     /// No route has the server name.
     NameUnknown,
+    /// A trusted proxy in front did not send its whole PROXY header before the deadline.
+    ProxyHeaderTimeout,
+    /// What a trusted proxy in front sent first is no PROXY header of version 2.
+    ProxyHeaderMalformed,
+    /// A trusted proxy in front closed before its PROXY header was whole.
+    ProxyHeaderCut,
+    /// Too many connections to the app, over all its routes.
+    AppLimit,
+    /// Too many connections to the app from the same source.
+    AppSourceLimit,
+    /// New connections to the app came too fast.
+    AppRate,
     /// Too many connections on the route.
     RouteLimit,
     /// The route has no healthy backend.
@@ -88,9 +102,10 @@ pub enum Refusal {
     ListenerGone,
 }
 
-const REFUSALS: [Refusal; 14] = [
+const REFUSALS: [Refusal; 21] = [
     Refusal::TotalLimit,
     Refusal::SourceLimit,
+    Refusal::SourceRate,
     Refusal::HalfOpenLimit,
     Refusal::HalfOpenSourceLimit,
     Refusal::HelloTimeout,
@@ -99,6 +114,12 @@ const REFUSALS: [Refusal; 14] = [
     Refusal::HelloCut,
     Refusal::NameMissing,
     Refusal::NameUnknown,
+    Refusal::ProxyHeaderTimeout,
+    Refusal::ProxyHeaderMalformed,
+    Refusal::ProxyHeaderCut,
+    Refusal::AppLimit,
+    Refusal::AppSourceLimit,
+    Refusal::AppRate,
     Refusal::RouteLimit,
     Refusal::NoBackend,
     Refusal::ConnectFailed,

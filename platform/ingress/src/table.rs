@@ -5,7 +5,10 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
+
+use crate::rate::Rate;
 
 /// Everything the ingress serves at one moment. Immutable once applied.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -14,6 +17,13 @@ pub struct RoutingTable {
     pub listeners: BTreeMap<SocketAddr, Listener>,
     /// Routes by id. The id names the route in statistics.
     pub routes: BTreeMap<String, Route>,
+    /// Limits of apps by id. An app that is not listed has those of the ingress's configuration.
+    #[serde(default)]
+    pub apps: BTreeMap<String, AppLimits>,
+    /// Proxies in front, by listening address: connections from these networks begin with a PROXY header of version 2, and
+    /// count as what it says. Connections from elsewhere have none.
+    #[serde(default)]
+    pub proxies: BTreeMap<SocketAddr, Vec<IpNet>>,
 }
 
 /// What a listening address does with its connections.
@@ -40,6 +50,9 @@ pub struct Route {
     /// Limits of this route.
     #[serde(default)]
     pub limits: RouteLimits,
+    /// The app it belongs to; routes of one app share the app's limits. `None`: no such limits.
+    #[serde(default)]
+    pub app: Option<String>,
 }
 
 /// One address an instance serves on.
@@ -51,6 +64,9 @@ pub struct Backend {
     pub addr: SocketAddr,
     /// Whether it may get new connections.
     pub state: BackendState,
+    /// Whether it expects a PROXY header of version 2 before the client's bytes.
+    #[serde(default)]
+    pub proxy_protocol: bool,
 }
 
 /// Whether a backend may get new connections. Connections under way are not touched by a change of state.
@@ -72,6 +88,17 @@ pub struct RouteLimits {
     pub max_connections: Option<usize>,
     /// A connection on which no byte moved for this long is reset.
     pub idle_timeout: Option<Duration>,
+}
+
+/// What one app may take of the ingress, over all its routes. `None` means no limit.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AppLimits {
+    /// Connections at the same time.
+    pub max_connections: Option<usize>,
+    /// Connections at the same time per source: an IPv6 /64 or an IPv4 address.
+    pub max_per_source: Option<usize>,
+    /// How often a connection may begin.
+    pub connects: Option<Rate>,
 }
 
 /// A DNS name as TLS server names use it: lower case, letters, digits and hyphens, no trailing dot, at most

@@ -18,6 +18,7 @@ fn table(server: SocketAddr, listeners: &[SocketAddr]) -> RoutingTable {
     RoutingTable {
         listeners: listeners.iter().map(|addr| (*addr, listener())).collect(),
         routes: BTreeMap::from([("app".into(), route([backend("a", server)]))]),
+        ..RoutingTable::default()
     }
 }
 

@@ -47,7 +47,11 @@ async fn tls_server(name: &'static str, roots: &mut RootCertStore) -> SocketAddr
 fn sni_table(names: &[(&str, SocketAddr)]) -> RoutingTable {
     let by_name = names.iter().map(|(name, _)| (server_name(name), (*name).to_owned())).collect();
     let routes = names.iter().map(|(name, addr)| ((*name).to_owned(), route([backend(name, *addr)])));
-    RoutingTable { listeners: BTreeMap::from([(ANY_PORT, Listener::Sni { names: by_name })]), routes: routes.collect() }
+    RoutingTable {
+        listeners: BTreeMap::from([(ANY_PORT, Listener::Sni { names: by_name })]),
+        routes: routes.collect(),
+        ..RoutingTable::default()
+    }
 }
 
 fn server_name(name: &str) -> ServerName {

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod diagnostic;
+mod ingress;
 mod model;
 mod name;
 mod parse;
@@ -15,6 +16,7 @@ mod unit;
 mod write;
 
 pub use diagnostic::{Diagnostic, ManifestError, Place};
+pub use ingress::IngressLimits;
 pub use model::{
     Environment, HealthCheck, HealthProbe, Manifest, Memory, Process, Route, RouteMatch, SecretUse, StopPolicy,
 };

@@ -7,6 +7,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::ingress::IngressLimits;
 use crate::name::{AppName, EnvName, ProcessName, SecretName};
 
 /// A checked `holm.toml`.
@@ -22,6 +23,9 @@ pub struct Manifest {
     /// Routes of every environment that has none of its own.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub routes: Vec<Route>,
+    /// Caps on connections from outside.
+    #[serde(default, skip_serializing_if = "IngressLimits::is_default")]
+    pub ingress: IngressLimits,
     /// Plain configuration, given to every process as environment variables. Never for secrets.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub config: BTreeMap<String, String>,
@@ -209,6 +213,9 @@ pub struct Route {
     pub process: ProcessName,
     /// The port inside the guest: 1 to 65,535.
     pub port: u16,
+    /// Whether the app is told who connects, by a PROXY header of version 2 before the client's bytes.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub proxy_protocol: bool,
 }
 
 /// What selects a route at the ingress.

@@ -6,6 +6,7 @@ use std::ops::{Range, RangeInclusive};
 use toml_edit::Document;
 
 use crate::diagnostic::{ManifestError, Sink, nearest};
+use crate::ingress::IngressLimits;
 use crate::model::{Environment, HealthCheck, HealthProbe, Manifest, Memory, Process, Route, RouteMatch, StopPolicy};
 use crate::name::{AppName, EnvName, NameError, ProcessName};
 use crate::secret::read_secrets;
@@ -101,7 +102,7 @@ fn read_document(text: &str, sink: &mut Sink<'_>) -> Option<Manifest> {
             return None;
         }
     };
-    let known = ["schema", "app", "image", "process", "route", "config", "secrets", "environment"];
+    let known = ["schema", "app", "image", "process", "route", "ingress", "config", "secrets", "environment"];
     let top = Section::strict(document.as_table(), 0..1, "the manifest".to_owned(), &known, sink);
     read_manifest(&top, sink)
 }
@@ -127,11 +128,12 @@ fn read_manifest(top: &Section<'_>, sink: &mut Sink<'_>) -> Option<Manifest> {
     let image = top.get("image").and_then(|field| read_image(&field, sink));
     let processes = read_processes(top, sink);
     let routes = top.get("route").and_then(|field| read_routes(&field, &processes, sink)).unwrap_or_default();
+    let ingress = top.get("ingress").map(|field| IngressLimits::read(&field, sink)).unwrap_or_default();
     let config = top.get("config").map(|field| read_config(&field, "[config]", sink)).unwrap_or_default();
     let secrets = top.get("secrets").map(|field| read_secrets(&field, sink)).unwrap_or_default();
     let environments = read_environments(top, &processes, sink);
     let processes = processes.into_iter().filter_map(|(name, process)| Some((name, process?))).collect();
-    Some(Manifest { app: app?, image, processes, routes, config, secrets, environments })
+    Some(Manifest { app: app?, image, processes, routes, ingress, config, secrets, environments })
 }
 
 fn named<T>(name: Result<T, NameError>, span: &Range<usize>, sink: &mut Sink<'_>) -> Option<T> {
@@ -350,7 +352,7 @@ fn read_routes(field: &Field<'_>, processes: &Processes, sink: &mut Sink<'_>) ->
     let mut places: BTreeMap<RouteMatch, Range<usize>> = BTreeMap::new();
     let mut routes = Vec::new();
     for (table, span) in tables {
-        let known = ["process", "port", "listen", "sni"];
+        let known = ["process", "port", "listen", "sni", "proxy_protocol"];
         let section = Section::strict(table, span, "[[route]]".to_owned(), &known, sink);
         let Some((route, place)) = read_route(&section, processes, sink) else { continue };
         match places.get(&route.on) {
@@ -380,6 +382,7 @@ fn read_route(section: &Section<'_>, processes: &Processes, sink: &mut Sink<'_>)
         .and_then(|field| read_process_name(&field, processes, sink));
     let port = required(section, "port", "the port inside the guest, such as `port = 8080`", sink)
         .and_then(|field| field.port(sink));
+    let proxy_protocol = section.get("proxy_protocol").map_or(Some(false), |field| field.switch(sink));
     let (on, place) = match (section.get("listen"), section.get("sni")) {
         (Some(listen), None) => (RouteMatch::TcpPort(listen.port(sink)?), listen.span),
         (None, Some(sni)) => {
@@ -402,7 +405,7 @@ fn read_route(section: &Section<'_>, processes: &Processes, sink: &mut Sink<'_>)
             return None;
         }
     };
-    Some((Route { on, process: process?, port: port? }, place))
+    Some((Route { on, process: process?, port: port?, proxy_protocol: proxy_protocol? }, place))
 }
 
 fn required<'d>(section: &Section<'d>, word: &str, expected: &str, sink: &mut Sink<'_>) -> Option<Field<'d>> {

@@ -155,6 +155,15 @@ impl<'d> Field<'d> {
         number
     }
 
+    /// True or false.
+    pub(crate) fn switch(&self, sink: &mut Sink<'_>) -> Option<bool> {
+        let value = self.item.as_bool();
+        if value.is_none() {
+            self.wrong_kind("true or false", sink);
+        }
+        value
+    }
+
     /// A list of texts: a program and its arguments.
     pub(crate) fn command(&self, sink: &mut Sink<'_>) -> Option<Vec<String>> {
         const EXPECTED: &str =

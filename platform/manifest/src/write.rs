@@ -25,6 +25,9 @@ impl Manifest {
         if !self.routes.is_empty() {
             document["route"] = routes_item(&self.routes);
         }
+        if !self.ingress.is_default() {
+            document["ingress"] = Item::Table(self.ingress.to_table());
+        }
         if !self.config.is_empty() {
             document["config"] = Item::Table(config_table(&self.config));
         }
@@ -123,6 +126,9 @@ fn routes_item(routes: &[Route]) -> Item {
         match &route.on {
             RouteMatch::TcpPort(port) => table["listen"] = value(i64::from(*port)),
             RouteMatch::Sni(name) => table["sni"] = value(name),
+        }
+        if route.proxy_protocol {
+            table["proxy_protocol"] = value(true);
         }
         tables.push(table);
     }

@@ -49,6 +49,11 @@ fn mistakes_are_shown_with_place_and_expectation() {
                 "{WEB}[[route]]\nprocess = \"web\"\nport = 80\nlisten = 8080\n\n[[route]]\nprocess = \"web\"\nport = 81\nlisten = 8080\n"
             ),
         ),
+        (
+            "PROXY protocol as text",
+            format!("{WEB}[[route]]\nprocess = \"web\"\nport = 80\nlisten = 80\nproxy_protocol = \"v2\"\n"),
+        ),
+        ("no connections", format!("{WEB}[ingress]\nconnections = 0\nconections_per_source = 1\n")),
         ("number as configuration", format!("{WEB}[config]\nPORT = 8080\n")),
         ("bad configuration name", format!("{WEB}[config]\n\"MY-PORT\" = \"8080\"\n")),
         ("unknown process in environment", format!("{WEB}[environment.staging]\ninstances = {{ worker = 2 }}\n")),

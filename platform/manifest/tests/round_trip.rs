@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use holm_manifest::{
-    AppName, EnvName, Environment, HealthCheck, HealthProbe, Manifest, Memory, Process, ProcessName, Route, RouteMatch,
-    SecretName, SecretUse, StopPolicy,
+    AppName, EnvName, Environment, HealthCheck, HealthProbe, IngressLimits, Manifest, Memory, Process, ProcessName,
+    Route, RouteMatch, SecretName, SecretUse, StopPolicy,
 };
 use proptest::collection::{btree_map, vec};
 use proptest::option;
@@ -41,6 +41,12 @@ listen = 8080
 process = "web"
 port = 8443
 sni = "hello.example"
+proxy_protocol = true
+
+[ingress]
+connections = 2000
+connections_per_source = 200
+connects_per_second = 500
 
 [config]
 GREETING = "hi"
@@ -136,8 +142,19 @@ fn process() -> impl Strategy<Value = Process> {
 
 fn routes(names: Vec<ProcessName>) -> impl Strategy<Value = Vec<Route>> {
     let on = prop_oneof![(1u16..).prop_map(RouteMatch::TcpPort), "[a-z]{1,8}\\.example".prop_map(RouteMatch::Sni)];
-    btree_map(on, (proptest::sample::select(names), 1u16..), 0..4)
-        .prop_map(|map| map.into_iter().map(|(on, (process, port))| Route { on, process, port }).collect())
+    btree_map(on, (proptest::sample::select(names), 1u16.., any::<bool>()), 0..4).prop_map(|map| {
+        let route = |(on, (process, port, proxy_protocol))| Route { on, process, port, proxy_protocol };
+        map.into_iter().map(route).collect()
+    })
+}
+
+fn ingress() -> impl Strategy<Value = IngressLimits> {
+    let limit = || option::of(1u32..=1_000_000);
+    (limit(), limit(), limit()).prop_map(|(connections, connections_per_source, connects_per_second)| IngressLimits {
+        connections,
+        connections_per_source,
+        connects_per_second,
+    })
 }
 
 fn config() -> impl Strategy<Value = BTreeMap<String, String>> {
@@ -162,12 +179,13 @@ fn manifest() -> impl Strategy<Value = Manifest> {
         let environments =
             btree_map(name().prop_map(|n| EnvName::new(n).expect("made of the right letters")), environment, 0..3);
         let image = option::of("[a-z]{1,8}(:[a-z0-9]{1,4})?");
-        (name(), image, Just(processes), routes(names), config(), secrets(), environments).prop_map(
-            |(app, image, processes, routes, config, secrets, environments)| Manifest {
+        (name(), image, Just(processes), routes(names), ingress(), config(), secrets(), environments).prop_map(
+            |(app, image, processes, routes, ingress, config, secrets, environments)| Manifest {
                 app: AppName::new(app).expect("made of the right letters"),
                 image,
                 processes,
                 routes,
+                ingress,
                 config,
                 secrets,
                 environments,

@@ -64,7 +64,7 @@ pub enum Permission {
     Deploy,
     /// Scale, stop and start.
     Scale,
-    /// Add and remove routes.
+    /// Add and remove routes, allocate IPv4.
     Route,
     /// Set, remove and compare secrets.
     Secrets,

@@ -137,6 +137,16 @@ pub enum Event {
         #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
         removed: BTreeSet<SecretName>,
     },
+    /// Somebody allocated IPv4 to the app: its routes are reached over it too.
+    Ipv4Allocated {
+        /// The app and environment.
+        app: AppKey,
+    },
+    /// Somebody gave the app's IPv4 back.
+    Ipv4Released {
+        /// The app and environment.
+        app: AppKey,
+    },
     /// Somebody destroyed the app in this environment: its routes go at once, its instances are stopped.
     AppDestroyed {
         /// The app and environment.
@@ -276,6 +286,8 @@ impl Event {
             | Self::RouteAdded { app, .. }
             | Self::RouteRemoved { app, .. }
             | Self::SecretsChanged { app, .. }
+            | Self::Ipv4Allocated { app }
+            | Self::Ipv4Released { app }
             | Self::AppDestroyed { app }
             | Self::AppForgotten { app } => Some(app),
             Self::InstancePlaced { instance, .. }

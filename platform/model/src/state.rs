@@ -79,6 +79,9 @@ pub struct App {
     /// Whether it is being destroyed: it goes when its last instance has ended.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub destroyed: bool,
+    /// Whether its routes are reached over IPv4 too.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ipv4: bool,
     /// Instance counts set by hand.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub scale: BTreeMap<ProcessName, u32>,
@@ -380,6 +383,8 @@ impl State {
                     app.secrets.change(set, changed, removed);
                 }
             }
+            Event::Ipv4Allocated { app } => self.set_ipv4(app, true),
+            Event::Ipv4Released { app } => self.set_ipv4(app, false),
             Event::AppDestroyed { app } => self.destroy(recorded, app, touched),
             Event::AppForgotten { app } => self.forget(app, touched),
             Event::InstancePlaced { instance, release, epoch, why } => {
@@ -514,6 +519,12 @@ impl State {
     fn set_stopped(&mut self, app: &AppKey, stopped: bool) {
         if let Some(app) = self.apps.get_mut(app) {
             app.stopped = stopped;
+        }
+    }
+
+    fn set_ipv4(&mut self, app: &AppKey, allocated: bool) {
+        if let Some(app) = self.apps.get_mut(app) {
+            app.ipv4 = allocated;
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use holm_manifest::{Route, RouteMatch};
+use holm_manifest::{IngressLimits, Route, RouteMatch};
 use holm_model::id::{AppKey, InstanceName};
 use holm_model::report::Phase;
 use holm_model::state::{Instance, State};
@@ -14,6 +14,10 @@ pub struct RoutingEntry {
     pub on: RouteMatch,
     /// Whose route it is.
     pub app: AppKey,
+    /// Whether it is reached over IPv4 too.
+    pub ipv4: bool,
+    /// What the app may take of the ingress, over all its routes.
+    pub limits: IngressLimits,
     /// The instances, by name.
     pub backends: Vec<Backend>,
 }
@@ -27,6 +31,8 @@ pub struct Backend {
     pub address: SocketAddr,
     /// Whether it gets connections.
     pub health: BackendHealth,
+    /// Whether it is told who connects, by a PROXY header.
+    pub proxy_protocol: bool,
 }
 
 /// Whether a backend gets connections.
@@ -61,15 +67,20 @@ fn entry(state: &State, app: &AppKey, route: &Route) -> RoutingEntry {
             (Some(_), Phase::Healthy | Phase::Unhealthy | Phase::Stopping) => BackendHealth::Draining,
             _ => return None,
         };
-        let address = *instance.endpoints.get(&port_of(state, name, instance, route))?;
-        Some(Backend { instance: name.clone(), address, health })
+        let own = own_route(state, name, instance, route);
+        let address = *instance.endpoints.get(&own.port)?;
+        Some(Backend { instance: name.clone(), address, health, proxy_protocol: own.proxy_protocol })
     });
-    RoutingEntry { on: route.on.clone(), app: app.clone(), backends: backends.collect() }
+    let release = state.apps.get(app).and_then(|doc| state.release(app, doc.current?));
+    let limits = release.map(|release| release.manifest.ingress).unwrap_or_default();
+    let ipv4 = state.apps.get(app).is_some_and(|doc| doc.ipv4);
+    RoutingEntry { on: route.on.clone(), app: app.clone(), ipv4, limits, backends: backends.collect() }
 }
 
-/// The port of `instance` for `route`: its own release may serve the same route on another port than the current one.
-pub(crate) fn port_of(state: &State, name: &InstanceName, instance: &Instance, route: &Route) -> u16 {
+/// `route` as `instance` serves it: its own release may do so on another port than the current one, or may not expect a
+/// PROXY header yet.
+pub(crate) fn own_route<'a>(state: &'a State, name: &InstanceName, instance: &Instance, route: &'a Route) -> &'a Route {
     let release = state.release(&name.app, instance.release);
     let own = release.map(|r| r.manifest.routes_in(&name.app.env)).unwrap_or_default();
-    own.iter().find(|r| r.on == route.on && r.process == route.process).map_or(route.port, |r| r.port)
+    own.iter().find(|r| r.on == route.on && r.process == route.process).unwrap_or(route)
 }

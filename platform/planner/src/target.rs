@@ -6,7 +6,7 @@ use holm_model::id::InstanceName;
 use holm_model::state::{Instance, State};
 use holm_model::target::{HostTarget, InstanceSpec, InstanceTarget, SecretsTarget, Want};
 
-use crate::routing::port_of;
+use crate::routing::own_route;
 
 /// The target of the (only) host.
 #[must_use]
@@ -45,7 +45,7 @@ fn spec(state: &State, name: &InstanceName, instance: &Instance) -> Option<Insta
 fn ports(state: &State, name: &InstanceName, instance: &Instance) -> BTreeSet<u16> {
     let own = state.release(&name.app, instance.release).map(|r| r.manifest.routes_in(&name.app.env));
     let in_force = state.routes_of(&name.app);
-    let in_force = in_force.values().map(|route| (route, port_of(state, name, instance, route)));
+    let in_force = in_force.values().map(|route| (route, own_route(state, name, instance, route).port));
     let own = own.unwrap_or_default().iter().map(|route| (route, route.port));
     in_force.chain(own).filter(|(route, _)| route.process == name.process).map(|(_, port)| port).collect()
 }

@@ -13,6 +13,13 @@ pub(crate) fn command<S: AsRef<OsStr>>(folder: &Path, program: impl AsRef<OsStr>
     command
 }
 
+/// The same, on the time that others leave over.
+pub(crate) fn nice<S: AsRef<OsStr>>(folder: &Path, program: impl AsRef<OsStr>, arguments: &[S]) -> Command {
+    let mut command = command(folder, "nice", &["-n", "19"]);
+    command.arg(program).args(arguments);
+    command
+}
+
 /// Runs `command` to its end and gives what it wrote to standard output.
 ///
 /// # Errors

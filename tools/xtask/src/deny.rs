@@ -1,10 +1,11 @@
 //! `cargo deny`: licences, sources and duplicates of dependencies, by the rules in `deny.toml`.
 
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::Result;
 
-use crate::command::{command, output};
+use crate::command::{command, nice, output};
 use crate::workspace::{cache, cargo};
 
 /// The version whose rules `deny.toml` is written for.
@@ -18,13 +19,15 @@ pub(crate) fn check(root: &Path) -> Result<bool> {
     Ok(deny.status()?.success())
 }
 
-/// Builds cargo-deny once and keeps it with the cache.
-fn installed(root: &Path) -> Result<PathBuf> {
+/// Builds cargo-deny once and keeps it with the cache. Who comes while it is built waits.
+pub(crate) fn installed(root: &Path) -> Result<PathBuf> {
+    static BUILDING: Mutex<()> = Mutex::new(());
+    let _one_at_a_time = BUILDING.lock().unwrap_or_else(PoisonError::into_inner);
     let at = cache().join(format!("cargo-deny-{VERSION}"));
     let program = at.join("bin/cargo-deny");
     if !program.exists() {
         println!("building cargo-deny {VERSION}, once");
-        let mut install = command(root, cargo(), &["install", "cargo-deny", "--quiet", "--locked", "--debug"]);
+        let mut install = nice(root, cargo(), &["install", "cargo-deny", "--quiet", "--locked", "--debug"]);
         install.args(["--version", VERSION, "--no-track", "--root"]).arg(&at);
         install.arg("--target-dir").arg(cache().join("cargo-deny-build"));
         output(&mut install)?;

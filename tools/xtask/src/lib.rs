@@ -11,6 +11,7 @@ mod command;
 mod debian;
 pub mod demo;
 mod deny;
+pub mod fuzz;
 pub mod guest;
 pub mod images;
 pub mod kernel;

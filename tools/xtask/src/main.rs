@@ -5,7 +5,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use xtask::{bench, build, demo, kernel, morpheus, test};
+use xtask::{bench, build, demo, fuzz, kernel, morpheus, test};
 
 /// Tools for developing Holm
 #[derive(Debug, Parser)]
@@ -24,6 +24,8 @@ enum Task {
     /// Measure, and say what is reached of what should be
     #[command(subcommand)]
     Bench(Bench),
+    /// Look for bytes that upset a parser
+    Fuzz(fuzz::Options),
     /// The Holm kernel: build it, run it, test it
     #[command(subcommand)]
     Kernel(kernel::Task),
@@ -32,7 +34,7 @@ enum Task {
     Morpheus(Morpheus),
     /// Run every test, or the named stages
     Test {
-        /// Stages: format, lints, dependencies, docs, tests, kernel, python, end-to-end
+        /// Stages: format, lints, dependencies, docs, tests, fuzz, kernel, python, end-to-end
         stages: Vec<String>,
     },
 }
@@ -57,6 +59,7 @@ fn main() -> anyhow::Result<ExitCode> {
     match Arguments::parse().task {
         Task::Demo(options) => demo::run(&options)?,
         Task::Dist => build::dist()?,
+        Task::Fuzz(options) => fuzz::run(&options)?,
         Task::Bench(Bench::Platform(options)) => bench::platform(&options)?,
         Task::Bench(Bench::Morpheus(options)) => bench::morpheus::run(&options)?,
         Task::Bench(Bench::Kernel(options)) => return bench::kernel::run(&options),

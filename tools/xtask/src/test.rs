@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use crate::command::command;
 use crate::kernel::{self, Part, check::Outcome};
 use crate::workspace::{cache, cargo, workspace};
-use crate::{debian, deny, morpheus};
+use crate::{debian, deny, fuzz, morpheus};
 
 /// How many checks passed and failed.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -37,13 +37,12 @@ struct Stage {
     run: fn(&Path) -> Result<Count>,
 }
 
-const STAGES: [Stage; 8] = [
+const STAGES: [Stage; 9] = [
     Stage { name: "format", run: |root| check(root, &["fmt", "--all", "--check"]) },
     Stage {
         name: "lints",
         run: |root| check(root, &["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"]),
     },
-    Stage { name: "dependencies", run: |root| deny::check(root).map(Count::of) },
     Stage { name: "docs", run: |root| check(root, &["doc", "--quiet", "--workspace", "--no-deps"]) },
     Stage {
         name: "tests",
@@ -62,7 +61,20 @@ const STAGES: [Stage; 8] = [
         name: "end-to-end",
         run: |root| tests(root, &["--package", "holm-e2e", "--package", "morpheus-e2e", "--", "--test-threads=1"]),
     },
+    // Last: what they need is built while the stages before wait for guests.
+    Stage {
+        name: FUZZ,
+        run: |_| {
+            let held = fuzz::short()?;
+            let passed = held.iter().filter(|held| **held).count() as u64;
+            Ok(Count { passed, failed: held.len() as u64 - passed })
+        },
+    },
+    Stage { name: DEPENDENCIES, run: |root| deny::check(root).map(Count::of) },
 ];
+
+const FUZZ: &str = "fuzz";
+const DEPENDENCIES: &str = "dependencies";
 
 /// Runs the stages named in `only` (all when empty), and prints `N passed, N failed` as the last line.
 ///
@@ -76,7 +88,9 @@ pub fn run(only: &[String]) -> Result<()> {
     let root = workspace();
     let mut total = Count::default();
     let mut red = Vec::new();
-    for stage in STAGES.iter().filter(|stage| only.is_empty() || only.iter().any(|name| name == stage.name)) {
+    let wanted = |name: &str| only.is_empty() || only.iter().any(|one| one == name);
+    build_ahead(&root, wanted(FUZZ), wanted(DEPENDENCIES));
+    for stage in STAGES.iter().filter(|stage| wanted(stage.name)) {
         println!("── {} ──", stage.name);
         let began = Instant::now();
         let count = (stage.run)(&root).unwrap_or_else(|error| {
@@ -105,6 +119,19 @@ pub fn run(only: &[String]) -> Result<()> {
     Ok(())
 }
 
+/// Begins to build the tools of the last stages. What goes wrong here is told by the stage itself, which tries again.
+fn build_ahead(root: &Path, fuzzer: bool, deny: bool) {
+    let root = root.to_owned();
+    std::thread::spawn(move || {
+        if deny {
+            drop(deny::installed(&root));
+        }
+        if fuzzer {
+            drop(fuzz::build());
+        }
+    });
+}
+
 /// A cargo command that is one check.
 fn check(root: &Path, arguments: &[&str]) -> Result<Count> {
     let mut cargo = command(root, cargo(), arguments);
@@ -115,7 +142,7 @@ fn check(root: &Path, arguments: &[&str]) -> Result<Count> {
 /// `cargo test` with `arguments`, its output passed on, its results counted.
 fn tests(root: &Path, arguments: &[&str]) -> Result<Count> {
     let mut cargo = command(root, cargo(), &["test", "--quiet", "--no-fail-fast"]);
-    cargo.args(arguments).env("PATH", path_with_registry()?).stdout(Stdio::piped());
+    cargo.args(arguments).env("PATH", path_with_servers()?).stdout(Stdio::piped());
     if std::env::var("CI").is_ok_and(|ci| ci == "true") && rustix::process::geteuid().is_root() {
         // Elsewhere tests that need BPF say that they are skipped; here nothing may be missing.
         cargo.env("MORPHEUS_REQUIRE_BPF", "1");
@@ -142,11 +169,14 @@ fn python() -> Result<Count> {
     Ok(Count { passed, failed })
 }
 
-/// The search path with Debian's registry in front, which is unpacked and not installed.
-fn path_with_registry() -> Result<OsString> {
+/// The search path with Debian's registry, nginx and HAProxy in front, which are unpacked and not installed.
+fn path_with_servers() -> Result<OsString> {
     let registry = debian::unpacked(&cache().join("docker-registry"), &["docker-registry"])?;
+    let nginx = debian::unpacked(&cache().join("nginx"), &["nginx"])?;
+    let haproxy = debian::unpacked(&cache().join("haproxy-alone"), &["haproxy"])?;
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let folders = std::iter::once(registry.join("usr/bin")).chain(std::env::split_paths(&path));
+    let servers = [registry.join("usr/bin"), nginx.join("usr/sbin"), haproxy.join("usr/sbin")];
+    let folders = servers.into_iter().chain(std::env::split_paths(&path));
     std::env::join_paths(folders).context("the search path cannot be extended")
 }
 

@@ -10,9 +10,50 @@ use super::grant::{Grant, Kind};
 use super::table::Content;
 use super::{Cap, Types};
 use crate::caller::{Answer, Caller, Out, Outcome};
+use crate::direct::{Way, Ways};
 use crate::kernel::Kernel;
 use crate::machine::Machine;
 use crate::object::Object;
+use crate::sched::switch::WORK_PAUSE;
+use crate::sched::{Class, attention};
+
+impl<M: Machine> Ways<'_, M> {
+    /// Revokes a capability of what nobody maps, with all that came from it.
+    #[inline(always)]
+    pub(crate) fn revoke(self) -> Option<Way> {
+        let Self { machine, threads, units, counts, grants, epoch, regions, cpu, entry, current, .. } = self;
+        let thread = threads.get_mut(current)?;
+        let (word, flags) = (thread.registers.rdi, thread.registers.rsi);
+        if thread.calls.revoking.is_some() || flags != RevokeFlags::NONE.bits() || word >> 32 != 0 {
+            return None;
+        }
+        let slot = units.get(thread.unit)?.caps.slot_by(word as u16, (word >> 16) as u16)?;
+        let Content::Held(grant) = slot.content else { return None };
+        if slot.checked != epoch
+            || matches!(slot.object, Object::Region(id) if regions.get(id).is_some_and(|region| region.mappings > 0))
+        {
+            return None;
+        }
+        // Nothing fails from here on.
+        counts.revocations += 1;
+        grants.revoke(grant);
+        thread.registers.rax = 0;
+        thread.syscalls += 1;
+        entry.syscalls += 1;
+        // What follows it is done by later entries, which the timer brings.
+        let now = machine.now();
+        if entry.has_queued() || thread.sched.class == Class::Edf {
+            entry.attention |= attention::TIMER;
+            return Some(Way::Timed(now));
+        }
+        let wanted = entry.deadlines.next().min(entry.turn_ends).min(now.after(WORK_PAUSE));
+        if wanted < entry.armed {
+            entry.armed = wanted;
+            machine.set_timer(cpu, wanted);
+        }
+        Some(Way::Same)
+    }
+}
 
 impl<M: Machine> Kernel<M> {
     /// Passes a capability to another unit (seed 14.3, 15.1): MOVE takes it from the caller, BORROW and CLONE derive one.
@@ -32,9 +73,9 @@ impl<M: Machine> Kernel<M> {
         if !self.unit_is_open(to) {
             return Err(Error::BadState);
         }
-        let parcel = self.parcel_decide(caller.unit, &[CapTransfer { cap, mode, rights }], None)?;
+        let mut parcel = self.parcel_decide(caller.unit, &[CapTransfer { cap, mode, rights }], None)?;
         self.cap_reserve(to, 1)?;
-        let parcel = self.parcel_make(parcel, to)?;
+        self.parcel_make(&mut parcel, to)?;
         let handle = self.parcel_arrive(caller.unit, to, &parcel);
         Ok(Outcome::Done(handle.raw() as u64))
     }

@@ -210,6 +210,13 @@ impl CapTable {
         Ok(slot)
     }
 
+    /// The slot of a handle in parts, which may be no handle at all. A free slot may be found, too: it holds nothing.
+    #[inline(always)]
+    pub(crate) fn slot_by(&self, index: u16, generation: u16) -> Option<&Slot> {
+        let chunk = self.chunks.get(usize::from(index) / CHUNK)?;
+        Some(&chunk[usize::from(index) % CHUNK]).filter(|slot| slot.generation == generation)
+    }
+
     /// The slot of a handle, to read.
     ///
     /// # Errors

@@ -35,8 +35,11 @@ pub(crate) struct Parcel {
 }
 
 impl Parcel {
-    /// Nothing.
-    pub(crate) const EMPTY: Self = Self { items: [None; MAX], count: 0 };
+    /// Nothing. It is big: it is made where it stays, and lent.
+    #[inline(always)]
+    pub(crate) const fn new() -> Self {
+        Self { items: [None; MAX], count: 0 }
+    }
 
     /// How many capabilities are in it.
     pub(crate) const fn len(&self) -> u32 {
@@ -89,45 +92,59 @@ impl<M: Machine> Kernel<M> {
         transfers: &[CapTransfer],
         over: Option<ChannelId>,
     ) -> Result<Parcel, Error> {
-        let mut parcel = Parcel::EMPTY;
+        let mut parcel = Parcel::new();
         if transfers.len() > MAX {
             return Err(Error::TooBig);
         }
-        for (at, transfer) in transfers.iter().enumerate() {
-            let cap = self.resolve(unit, transfer.cap, Types::ANY, Rights::TRANSFER)?;
-            if !cap.rights.contains(transfer.rights) {
-                return Err(Error::Access);
-            }
-            let policy = self.caps.grants.get(cap.grant).ok_or(Error::BadHandle)?.transfer;
-            let local = cap.object.object_type().concurrency_class() == ConcurrencyClass::LocalOnly;
-            if local || !policy.contains(needed(transfer.mode)) {
-                return Err(Error::NotPermitted);
-            }
-            if matches!(cap.object, Object::Channel(id, _) if Some(id) == over) {
-                return Err(Error::NotPermitted);
-            }
-            if transfer.mode != TransferMode::Move {
-                self.caps.grants.may_have_child(cap.grant)?;
-            }
-            let moved = |mode: TransferMode| mode == TransferMode::Move || transfer.mode == TransferMode::Move;
-            if parcel.items().any(|item| item.handle == transfer.cap && moved(item.mode)) {
-                return Err(Error::Invalid);
-            }
-            parcel.items[at] =
-                Some(Item { handle: transfer.cap, mode: transfer.mode, rights: transfer.rights, grant: cap.grant });
-            parcel.count += 1;
+        for transfer in transfers {
+            self.parcel_add(unit, transfer, over, &mut parcel)?;
         }
         Ok(parcel)
+    }
+
+    /// As [`Kernel::parcel_decide`], for one capability more. A parcel that could not be added to is of no use.
+    ///
+    /// # Errors
+    /// As [`Kernel::parcel_decide`].
+    pub(crate) fn parcel_add(
+        &mut self,
+        unit: UnitId,
+        transfer: &CapTransfer,
+        over: Option<ChannelId>,
+        parcel: &mut Parcel,
+    ) -> Result<(), Error> {
+        let cap = self.resolve(unit, transfer.cap, Types::ANY, Rights::TRANSFER)?;
+        if !cap.rights.contains(transfer.rights) {
+            return Err(Error::Access);
+        }
+        let policy = self.caps.grants.get(cap.grant).ok_or(Error::BadHandle)?.transfer;
+        let local = cap.object.object_type().concurrency_class() == ConcurrencyClass::LocalOnly;
+        if local || !policy.contains(needed(transfer.mode)) {
+            return Err(Error::NotPermitted);
+        }
+        if matches!(cap.object, Object::Channel(id, _) if Some(id) == over) {
+            return Err(Error::NotPermitted);
+        }
+        if transfer.mode != TransferMode::Move {
+            self.caps.grants.may_have_child(cap.grant)?;
+        }
+        let moved = |mode: TransferMode| mode == TransferMode::Move || transfer.mode == TransferMode::Move;
+        if parcel.items().any(|item| item.handle == transfer.cap && moved(item.mode)) {
+            return Err(Error::Invalid);
+        }
+        let place = parcel.items.get_mut(usize::from(parcel.count)).ok_or(Error::TooBig)?;
+        *place = Some(Item { handle: transfer.cap, mode: transfer.mode, rights: transfer.rights, grant: cap.grant });
+        parcel.count += 1;
+        Ok(())
     }
 
     /// Makes the derivations of a parcel; `payer` was found able to pay for as many grants.
     ///
     /// # Errors
-    /// [`Error::NoMemory`], [`Error::TooDeep`]; nothing was made then.
-    pub(crate) fn parcel_make(&mut self, parcel: Parcel, payer: UnitId) -> Result<Parcel, Error> {
-        let mut made = parcel;
+    /// [`Error::NoMemory`], [`Error::TooDeep`]; nothing was made then, and the parcel is of no use.
+    pub(crate) fn parcel_make(&mut self, parcel: &mut Parcel, payer: UnitId) -> Result<(), Error> {
         for at in 0..usize::from(parcel.count) {
-            let Some(item) = &mut made.items[at] else { break };
+            let Some(Some(item)) = parcel.items.get_mut(at) else { break };
             let child = match item.mode {
                 TransferMode::Move => continue,
                 TransferMode::Borrow => {
@@ -141,13 +158,13 @@ impl<M: Machine> Kernel<M> {
             match child {
                 Ok(child) => item.grant = child,
                 Err(error) => {
-                    made.count = at as u8;
-                    self.parcel_unmake(&made);
+                    parcel.count = at as u8;
+                    self.parcel_unmake(parcel);
                     return Err(error);
                 }
             }
         }
-        Ok(made)
+        Ok(())
     }
 
     /// Undoes [`Kernel::parcel_make`].

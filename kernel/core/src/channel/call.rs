@@ -1,6 +1,6 @@
 //! Calls: a message whose sender waits for the reply, and the reply by a token that works once.
 
-use holm_abi::{CapTransfer, ChanFlags, DropPolicy, Error, MsgFlags, MsgIo, TraceKind};
+use holm_abi::{ChanFlags, DropPolicy, Error, MsgFlags, MsgIo, TraceKind};
 
 use super::check::Header;
 use super::deliver::{Facts, Undelivered};
@@ -47,7 +47,7 @@ impl<M: Machine> Kernel<M> {
         patience: Patience,
     ) -> Answer {
         let Object::Channel(id, end) = cap.object else { return Err(Error::WrongType) };
-        self.send_decide(caller.unit, id, end, &send)?;
+        self.send_decide(caller.unit, id, end, &send, &mut Parcel::new())?;
         if patience.deadline <= self.machine.now() {
             return Err(Error::TimedOut);
         }
@@ -260,12 +260,11 @@ impl<M: Machine> Kernel<M> {
         {
             return Err(Error::MessageSize);
         }
-        let mut parcel = Parcel::EMPTY;
+        let mut parcel = Parcel::new();
         if send.cap_count > 0 {
-            let records: [CapTransfer; MAX] = self.records_in(caller.unit, &send)?;
-            parcel = self.parcel_decide(caller.unit, &records[..send.cap_count as usize], Some(id))?;
+            self.records_in(caller.unit, id, &send, &mut parcel)?;
             self.cap_reserve(unit, parcel.len())?;
-            parcel = self.parcel_make(parcel, unit)?;
+            self.parcel_make(&mut parcel, unit)?;
         }
         let facts = Facts {
             length: send.length,

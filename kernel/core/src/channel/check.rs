@@ -33,13 +33,16 @@ impl Header {
     #[inline(always)]
     fn digest(&self) -> u64 {
         const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
-        let mix = |digest: u64, word: u64| (digest ^ word).wrapping_mul(SPREAD).rotate_left(29);
-        let mut digest = mix(SPREAD, self.sequence);
-        digest = mix(digest, self.sender ^ self.badge.rotate_left(17));
-        digest = mix(digest, self.caller.map_or(0, ThreadId::number));
-        digest = mix(digest, self.caps.map_or(0, GrantId::number));
-        digest = mix(digest, u64::from(self.length) | u64::from(self.cap_count) << 32 | u64::from(self.priority) << 40);
-        mix(digest, self.crc.map_or(0, |crc| u64::from(crc) | 1 << 32))
+        let sizes = u64::from(self.length) | u64::from(self.cap_count) << 32 | u64::from(self.priority) << 40;
+        // Turned against each other, so that the same word written all over does not cancel itself out.
+        let words = (self.sequence ^ SPREAD)
+            .wrapping_add(self.sender.rotate_left(9))
+            .wrapping_add(self.badge.rotate_left(18))
+            .wrapping_add(self.caller.map_or(0, ThreadId::number).rotate_left(27))
+            .wrapping_add(self.caps.map_or(0, GrantId::number).rotate_left(36))
+            .wrapping_add(sizes.rotate_left(45))
+            .wrapping_add(self.crc.map_or(0, |crc| u64::from(crc) | 1 << 32).rotate_left(54));
+        words.wrapping_mul(SPREAD)
     }
 
     /// The header with its seal.

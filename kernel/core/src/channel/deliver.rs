@@ -5,7 +5,7 @@ use holm_abi::{CapTransfer, Error, EventMask, Handle, MsgFlags, MsgIo, Short, Sh
 
 use super::check::{Crc, Header};
 use super::payload::{SHORT, put_words};
-use super::request::{Into, Patience, ReceiveRequest, Records};
+use super::request::{Into, Patience, ReceiveRequest};
 use super::{ChannelId, ChannelWait, End, Waiting};
 use crate::caller::{Answer, Caller, InOut, Outcome};
 use crate::cap::transfer::{MAX, Parcel, arriving};
@@ -227,11 +227,11 @@ impl<M: Machine> Kernel<M> {
             return Err(Undelivered::Sender(Error::Revoked));
         }
         let peek = request.flags.contains(MsgFlags::PEEK);
-        let mut parcel = Parcel::EMPTY;
+        let mut parcel = Parcel::new();
         if send.cap_count > 0 && !peek {
-            parcel = self.send_decide(sender, id, end.peer(), &send).map_err(Undelivered::Sender)?;
+            self.send_decide(sender, id, end.peer(), &send, &mut parcel).map_err(Undelivered::Sender)?;
             self.cap_reserve(unit, parcel.len()).map_err(Undelivered::Receiver)?;
-            parcel = self.parcel_make(parcel, unit).map_err(Undelivered::Receiver)?;
+            self.parcel_make(&mut parcel, unit).map_err(Undelivered::Receiver)?;
         }
         if !peek {
             facts.token = token;
@@ -411,16 +411,16 @@ impl<M: Machine> Kernel<M> {
         request: &ReceiveRequest,
         mut next: Option<GrantId>,
     ) -> Result<(), Error> {
-        let mut records: Records = [CapTransfer::new(); MAX];
-        let mut count = 0;
-        for record in &mut records {
+        let Into::Memory { caps, .. } = request.into else { return Ok(()) };
+        let mut handles = [Handle::NONE; MAX];
+        self.units.get(unit).ok_or(Error::BadState)?.caps.next_free(&mut handles);
+        for (at, cap) in handles.into_iter().enumerate() {
             let Some(node) = next.and_then(|grant| self.caps.grants.get(grant)) else { break };
-            record.rights = node.rights;
-            record.mode = node.mode;
+            let record = CapTransfer { cap, rights: node.rights, mode: node.mode };
             next = node.next_in_message;
-            count += 1;
+            self.record_out(unit, caps, at, &record)?;
         }
-        self.records_out(unit, request, &mut records, count)
+        Ok(())
     }
 
     /// Writes the records of a parcel, as [`Kernel::records_out_chain`].
@@ -430,35 +430,23 @@ impl<M: Machine> Kernel<M> {
         request: &ReceiveRequest,
         parcel: &Parcel,
     ) -> Result<(), Error> {
+        let Into::Memory { caps, .. } = request.into else { return Ok(()) };
         if parcel.len() == 0 {
             return Ok(());
         }
-        let mut records: Records = [CapTransfer::new(); MAX];
-        for (record, (mode, rights, _)) in records.iter_mut().zip(parcel.parts()) {
-            record.rights = arriving(mode, rights);
-            record.mode = mode;
-        }
-        self.records_out(unit, request, &mut records, parcel.len() as usize)
-    }
-
-    fn records_out(
-        &mut self,
-        unit: UnitId,
-        request: &ReceiveRequest,
-        records: &mut Records,
-        count: usize,
-    ) -> Result<(), Error> {
-        let Into::Memory { caps, .. } = request.into else { return Ok(()) };
         let mut handles = [Handle::NONE; MAX];
-        self.units.get(unit).ok_or(Error::BadState)?.caps.next_free(&mut handles[..count]);
-        for (at, (record, handle)) in records.iter_mut().zip(handles).take(count).enumerate() {
-            record.cap = handle;
-            let mut bytes = [0; CapTransfer::SIZE];
-            record.encode_whole(&mut bytes);
-            let address = caps.checked_add((at * CapTransfer::SIZE) as u64).ok_or(Error::Fault)?;
-            self.copy_out(unit, address, &bytes)?;
+        self.units.get(unit).ok_or(Error::BadState)?.caps.next_free(&mut handles[..parcel.len() as usize]);
+        for (at, ((mode, rights, _), cap)) in parcel.parts().zip(handles).enumerate() {
+            self.record_out(unit, caps, at, &CapTransfer { cap, rights: arriving(mode, rights), mode })?;
         }
         Ok(())
+    }
+
+    fn record_out(&mut self, unit: UnitId, caps: u64, at: usize, record: &CapTransfer) -> Result<(), Error> {
+        let mut bytes = [0; CapTransfer::SIZE];
+        record.encode_whole(&mut bytes);
+        let address = caps.checked_add((at * CapTransfer::SIZE) as u64).ok_or(Error::Fault)?;
+        self.copy_out(unit, address, &bytes)
     }
 }
 

@@ -10,10 +10,10 @@ use super::request::{Into, ReceiveRequest};
 use super::{ChannelId, ChannelWait, End, Stage, Waiting};
 use crate::cap::GrantId;
 use crate::cap::table::Content;
-use crate::kernel::{Kernel, Next};
-use crate::machine::{CpuId, Machine, Nanos};
+use crate::direct::{Way, Ways};
+use crate::machine::{Machine, Nanos};
 use crate::object::Object;
-use crate::thread::{Registers, ThreadId, ThreadState};
+use crate::thread::ThreadState;
 use crate::unit::Unit;
 use crate::wait::Wait;
 
@@ -25,10 +25,10 @@ struct Through {
     grant: GrantId,
 }
 
-/// The channel that a handle names, if that is certain at once.
+/// The channel that a handle, the low half of `word`, names, if that is certain at once.
 #[inline(always)]
-fn through(unit: &mut Unit, short: Short, right: Rights, epoch: u64) -> Option<Through> {
-    let slot = unit.caps.slot_mut(short.channel).ok()?;
+fn through(unit: &mut Unit, word: u64, right: Rights, epoch: u64) -> Option<Through> {
+    let slot = unit.caps.slot_by(word as u16, (word >> 16) as u16)?;
     let (Content::Held(grant), Object::Channel(id, end)) = (slot.content, slot.object) else { return None };
     if slot.checked != epoch || !slot.rights.contains(right) {
         return None;
@@ -36,33 +36,43 @@ fn through(unit: &mut Unit, short: Short, right: Rights, epoch: u64) -> Option<T
     Some(Through { id, end, badge: slot.badge, grant })
 }
 
-/// The first argument of a short message.
+/// All that a short message can carry.
+const FULL: u8 = holm_abi::limits::SHORT_BYTES as u8;
+
+/// Bytes and priority of a short message, by its first argument; nearly all have `usual` bytes and no priority.
 #[inline(always)]
-fn short_of(registers: &Registers, wait: bool) -> Option<Short> {
-    let short = Short::from_register(registers.rdi).ok()?;
-    (short.flags == ShortFlags::NONE || (!wait && short.flags == ShortFlags::NONBLOCK)).then_some(short)
+fn shape(word: u64, usual: u8, wait: bool) -> Option<(u8, u8)> {
+    if word >> 32 == u64::from(usual) {
+        return Some((usual, 0));
+    }
+    let short = Short::from_register(word).ok()?;
+    (short.flags == ShortFlags::NONE || (!wait && short.flags == ShortFlags::NONBLOCK))
+        .then_some((short.bytes, short.priority))
 }
 
-impl<M: Machine> Kernel<M> {
+impl<M: Machine> Ways<'_, M> {
     /// A call without a deadline to a thread that waits in a short receive, which goes on with it at once.
-    pub(crate) fn direct_call(&mut self, cpu: CpuId, current: ThreadId) -> Option<Next> {
-        let epoch = self.caps.grants.epoch;
-        let from = self.threads.get(current)?;
+    #[inline(always)]
+    pub(crate) fn call(self) -> Option<Way> {
+        let Self { machine, threads, units, channels, work, counts, config, epoch, cpu, entry, alone, .. } = self;
+        let (current, waiting_fixed) = (self.current, self.waiting_fixed);
+        let from = threads.get(current)?;
         if from.registers.rsi != Nanos::NEVER.0 {
             return None;
         }
-        let short = short_of(&from.registers, true)?;
-        let unit = self.units.get_mut(from.unit)?;
-        let Through { id, end, badge, .. } = through(unit, short, Rights::SEND, epoch)?;
-        let channel = self.channels.get_mut(id)?;
+        let word = from.registers.rdi;
+        let (bytes, priority) = shape(word, FULL, true)?;
+        let unit = units.get_mut(from.unit)?;
+        let Through { id, end, badge, .. } = through(unit, word, Rights::SEND, epoch)?;
+        let channel = channels.get_mut(id)?;
         let inherits = !channel.flags.contains(holm_abi::ChanFlags::NO_INHERITANCE);
         let peer = channel.side_mut(end.peer());
         let inbox = peer.inbox.as_mut()?;
-        if inbox.first().is_some() || u32::from(short.bytes) > inbox.made().message {
+        if inbox.messages != 0 || u32::from(bytes) > inbox.made().message {
             return None;
         }
         let server = peer.receivers.only()?;
-        let [Some(from), Some(to)] = self.threads.pair_mut(current, server) else { return None };
+        let (from, to) = threads.pair_mut(current, server)?;
         let request = &to.calls.receive;
         if request.into != Into::Registers
             || request.epoch != epoch
@@ -70,27 +80,26 @@ impl<M: Machine> Kernel<M> {
             || to.state != ThreadState::Blocked
             || to.calls.lends_to.is_some()
             || to.calls.callers.is_some()
-            || !self.sched.is_direct(cpu, &from.sched, &to.sched)
+            || !entry.is_direct((cpu, alone, waiting_fixed), &from.sched, &to.sched)
             // A better caller lends its rank.
             || (inherits && !from.sched.is_at_most(&to.sched))
         {
             return None;
         }
-        let entry = self.sched.cpus.get_mut(cpu.0 as usize)?;
         // Nothing fails from here on.
         inbox.sent += 1;
         inbox.received += 1;
-        self.channel_work.sequence += 1;
-        self.trace.counts.calls += 1;
-        self.trace.counts.messages_sent += 1;
-        self.trace.counts.messages_received += 1;
-        self.channel_work.serial = self.channel_work.serial.wrapping_add(1).max(1);
-        from.calls.serial = self.channel_work.serial;
+        work.sequence += 1;
+        counts.calls += 1;
+        counts.messages_sent += 1;
+        counts.messages_received += 1;
+        work.serial = work.serial.wrapping_add(1).max(1);
+        from.calls.serial = work.serial;
         from.calls.receive = ReceiveRequest::SHORT;
         from.calls.stage = Stage::Served(server);
         let token = from.calls.token(current);
-        let rax = short_result(short.bytes, short.priority, token);
-        put(&mut to.registers, arriving(&from.registers, short.bytes), rax, token, badge);
+        let rax = short_result(bytes, priority, token);
+        put(&mut to.registers, arriving(&from.registers, bytes), rax, token, badge);
         peer.server = Some(server);
         peer.open_calls += 1;
         peer.receivers.take_only(to);
@@ -99,37 +108,39 @@ impl<M: Machine> Kernel<M> {
             (Some(server), inherits, None, None);
         from.syscalls += 1;
         entry.syscalls += 1;
-        let now = self.machine.now();
+        let now = machine.now();
         let wait = Wait::Channel(ChannelWait { channel: id, end, what: Waiting::Reply });
-        let space = entry.hand_over(from, unit, wait, server, to, now, self.config.turn);
-        let calm = entry.attention == 0;
-        Some(if calm { Next::Run(server, space) } else { self.direct_leave(cpu, now) })
+        entry.hand_over(from, unit, wait, server, to, now, config.turn);
+        Some(Self::switched(machine, entry, from, (server, to), now))
     }
 
     /// A reply to the short call of the one caller of this thread, which goes on at once, and then a wait for the next
     /// message.
-    pub(crate) fn direct_reply_recv(&mut self, cpu: CpuId, current: ThreadId) -> Option<Next> {
-        let epoch = self.caps.grants.epoch;
-        let from = self.threads.get(current)?;
+    #[inline(always)]
+    pub(crate) fn reply_recv(self) -> Option<Way> {
+        let Self { machine, threads, units, channels, config, epoch, cpu, entry, alone, .. } = self;
+        let (current, waiting_fixed) = (self.current, self.waiting_fixed);
+        let from = threads.get(current)?;
         let token = from.registers.rsi;
         let target = from.calls.callers?;
         if token as u32 != target.index() {
             return None;
         }
-        let short = short_of(&from.registers, true)?;
-        let unit = self.units.get_mut(from.unit)?;
-        let Through { id, end, badge, grant } = through(unit, short, Rights::RECEIVE, epoch)?;
-        let channel = self.channels.get_mut(id)?;
+        let word = from.registers.rdi;
+        let (bytes, priority) = shape(word, FULL, true)?;
+        let unit = units.get_mut(from.unit)?;
+        let Through { id, end, badge, grant } = through(unit, word, Rights::RECEIVE, epoch)?;
+        let channel = channels.get_mut(id)?;
         let peer = channel.side(end.peer());
         if peer.closed || !peer.senders.is_empty() {
             return None;
         }
         let side = channel.side_mut(end);
         let inbox = side.inbox.as_ref()?;
-        if inbox.first().is_some() || u32::from(short.bytes) > inbox.made().message || !side.receivers.is_empty() {
+        if inbox.messages != 0 || u32::from(bytes) > inbox.made().message || !side.receivers.is_empty() {
             return None;
         }
-        let [Some(from), Some(to)] = self.threads.pair_mut(current, target) else { return None };
+        let (from, to) = threads.pair_mut(current, target)?;
         let calls = &to.calls;
         if calls.serial != (token >> 32) as u32
             || !matches!(calls.stage, Stage::Served(by) if by == current)
@@ -139,14 +150,13 @@ impl<M: Machine> Kernel<M> {
             || calls.receive.into != Into::Registers
             || calls.older.is_some()
             || !calls.loans.is_empty()
-            || !self.sched.is_direct(cpu, &from.sched, &to.sched)
+            || !entry.is_direct((cpu, alone, waiting_fixed), &from.sched, &to.sched)
         {
             return None;
         }
-        let entry = self.sched.cpus.get_mut(cpu.0 as usize)?;
         // Nothing fails from here on. Who is replied to lent nothing that counted: the rank of `from` is its own.
-        let rax = short_result(short.bytes, short.priority, 0);
-        put(&mut to.registers, arriving(&from.registers, short.bytes), rax, 0, badge);
+        let rax = short_result(bytes, priority, 0);
+        put(&mut to.registers, arriving(&from.registers, bytes), rax, 0, badge);
         from.calls.receive = ReceiveRequest { grant: Some(grant), epoch, ..ReceiveRequest::SHORT };
         from.calls.callers = None;
         to.calls.stage = Stage::None;
@@ -155,29 +165,30 @@ impl<M: Machine> Kernel<M> {
         side.receivers.put_only(current, from);
         from.syscalls += 1;
         entry.syscalls += 1;
-        let now = self.machine.now();
+        let now = machine.now();
         let wait = Wait::Channel(ChannelWait { channel: id, end, what: Waiting::Message });
-        let space = entry.hand_over(from, unit, wait, target, to, now, self.config.turn);
-        let calm = entry.attention == 0;
-        Some(if calm { Next::Run(target, space) } else { self.direct_leave(cpu, now) })
+        entry.hand_over(from, unit, wait, target, to, now, config.turn);
+        Some(Self::switched(machine, entry, from, (target, to), now))
     }
 
     /// A message for which there is room, and for which nobody waits.
-    pub(crate) fn direct_send(&mut self, cpu: CpuId, current: ThreadId) -> Option<Next> {
-        if self.config.payload_crc {
+    #[inline(always)]
+    pub(crate) fn send(self) -> Option<Way> {
+        let Self { threads, units, channels, work, counts, config, epoch, entry, current, .. } = self;
+        if config.payload_crc {
             return None;
         }
-        let epoch = self.caps.grants.epoch;
-        let from = self.threads.get_mut(current)?;
-        let short = short_of(&from.registers, false)?;
-        let unit = self.units.get_mut(from.unit)?;
-        let Through { id, end, badge, .. } = through(unit, short, Rights::SEND, epoch)?;
-        let channel = self.channels.get_mut(id)?;
+        let from = threads.get_mut(current)?;
+        let word = from.registers.rdi;
+        let (bytes, priority) = shape(word, FULL, false)?;
+        let unit = units.get_mut(from.unit)?;
+        let Through { id, end, badge, .. } = through(unit, word, Rights::SEND, epoch)?;
+        let channel = channels.get_mut(id)?;
         if !channel.side(end).senders.is_empty() {
             return None;
         }
         let peer = channel.side_mut(end.peer());
-        let length = u32::from(short.bytes);
+        let length = u32::from(bytes);
         if peer.closed || !peer.receivers.is_empty() || peer.watchers.count != 0 {
             return None;
         }
@@ -186,34 +197,28 @@ impl<M: Machine> Kernel<M> {
             return None;
         }
         let words = [from.registers.rdx, from.registers.r10, from.registers.r8, from.registers.r9];
-        let sequence = self.channel_work.sequence + 1;
-        let header = Header {
-            sequence,
-            sender: from.unit.number(),
-            badge,
-            length,
-            priority: short.priority,
-            ..Header::default()
-        };
+        let sequence = work.sequence + 1;
+        let header = Header { sequence, sender: from.unit.number(), badge, length, priority, ..Header::default() };
         inbox.push_short(header.sealed(), words)?;
         // Nothing failed.
-        self.channel_work.sequence = sequence;
-        self.trace.counts.messages_sent += 1;
+        work.sequence = sequence;
+        counts.messages_sent += 1;
         from.registers.rax = 0;
         from.syscalls += 1;
-        let space = from.space;
-        self.sched.cpu_mut(cpu)?.syscalls += 1;
-        Some(Next::Run(current, space))
+        entry.syscalls += 1;
+        Some(Way::Same)
     }
 
     /// The message that is first in the inbox, when it is short and nobody waits for its room.
-    pub(crate) fn direct_recv(&mut self, cpu: CpuId, current: ThreadId) -> Option<Next> {
-        let epoch = self.caps.grants.epoch;
-        let to = self.threads.get_mut(current)?;
-        let short = short_of(&to.registers, false)?;
-        let unit = self.units.get_mut(to.unit)?;
-        let Through { id, end, grant, .. } = through(unit, short, Rights::RECEIVE, epoch)?;
-        let channel = self.channels.get_mut(id)?;
+    #[inline(always)]
+    pub(crate) fn recv(self) -> Option<Way> {
+        let Self { threads, units, channels, counts, epoch, entry, current, .. } = self;
+        let to = threads.get_mut(current)?;
+        let word = to.registers.rdi;
+        shape(word, 0, false)?;
+        let unit = units.get_mut(to.unit)?;
+        let Through { id, end, grant, .. } = through(unit, word, Rights::RECEIVE, epoch)?;
+        let channel = channels.get_mut(id)?;
         let peer = channel.side(end.peer());
         if !peer.senders.is_empty() || peer.watchers.count != 0 {
             return None;
@@ -226,14 +231,13 @@ impl<M: Machine> Kernel<M> {
         let (header, words) = inbox.take_short()?;
         // Nothing fails from here on.
         inbox.received += 1;
-        self.trace.counts.messages_received += 1;
+        counts.messages_received += 1;
         side.server = Some(current);
         to.calls.receive = ReceiveRequest { grant: Some(grant), epoch, ..ReceiveRequest::SHORT };
         let rax = short_result(header.length as u8, header.priority, 0);
         put(&mut to.registers, cut_all(words, header.length as u8), rax, 0, header.badge);
         to.syscalls += 1;
-        let space = to.space;
-        self.sched.cpu_mut(cpu)?.syscalls += 1;
-        Some(Next::Run(current, space))
+        entry.syscalls += 1;
+        Some(Way::Same)
     }
 }

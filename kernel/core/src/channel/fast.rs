@@ -69,7 +69,7 @@ impl<M: Machine> Kernel<M> {
             return None;
         }
         let server = peer.receivers.first()?;
-        let [Some(from), Some(to)] = self.threads.pair_mut(caller.thread, server) else { return None };
+        let (from, to) = self.threads.pair_mut(caller.thread, server)?;
         let request = &to.calls.receive;
         if request.into != Into::Registers
             || request.epoch != self.caps.grants.epoch
@@ -122,7 +122,7 @@ impl<M: Machine> Kernel<M> {
         }
         let target = self.call_of_token(caller.unit, id, end, token).ok()?;
         let epoch = self.caps.grants.epoch;
-        let [Some(from), Some(to)] = self.threads.pair_mut(caller.thread, target) else { return None };
+        let (from, to) = self.threads.pair_mut(caller.thread, target)?;
         if to.calls.receive.into != Into::Registers || !to.calls.loans.is_empty() || to.state != ThreadState::Blocked {
             return None;
         }

@@ -2,7 +2,9 @@
 
 use holm_abi::{CapTransfer, Error};
 
-use super::request::{From, Records, SendRequest};
+use super::ChannelId;
+use super::request::{From, SendRequest};
+use crate::cap::transfer::Parcel;
 use crate::kernel::Kernel;
 use crate::machine::Machine;
 use crate::thread::{Registers, ThreadId};
@@ -63,19 +65,24 @@ impl<M: Machine> Kernel<M> {
         }
     }
 
-    /// Reads the records of the capabilities of a message.
+    /// Reads the records of the capabilities of a message, and decides whether they may travel over the channel `id`.
     ///
     /// # Errors
-    /// [`Error::Fault`], and [`Error::Invalid`] for an unknown mode or right.
-    pub(super) fn records_in(&mut self, unit: UnitId, request: &SendRequest) -> Result<Records, Error> {
-        let mut records = [CapTransfer::new(); crate::cap::transfer::MAX];
-        for (at, record) in records.iter_mut().take(request.cap_count as usize).enumerate() {
+    /// [`Error::Fault`], [`Error::Invalid`] for an unknown mode or right, and those of [`Kernel::parcel_add`].
+    pub(super) fn records_in(
+        &mut self,
+        unit: UnitId,
+        id: ChannelId,
+        request: &SendRequest,
+        parcel: &mut Parcel,
+    ) -> Result<(), Error> {
+        for at in 0..u64::from(request.cap_count) {
             let mut bytes = [0; CapTransfer::SIZE];
-            let address = request.caps.checked_add((at * CapTransfer::SIZE) as u64).ok_or(Error::Fault)?;
+            let address = request.caps.checked_add(at * CapTransfer::SIZE as u64).ok_or(Error::Fault)?;
             self.copy_in(unit, address, &mut bytes)?;
-            *record = CapTransfer::decode_whole(&bytes)?;
+            self.parcel_add(unit, &CapTransfer::decode_whole(&bytes)?, Some(id), parcel)?;
         }
-        Ok(records)
+        Ok(())
     }
 
     /// Whether all of a payload can be read: touches each of its pages.

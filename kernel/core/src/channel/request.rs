@@ -1,6 +1,6 @@
 //! What a thread asked for: kept in the thread while it waits, so that others can finish its system call.
 
-use holm_abi::{CapTransfer, Error, MsgFlags, MsgIo, Short};
+use holm_abi::{Error, MsgFlags, MsgIo, Short};
 
 use crate::caller::InOut;
 use crate::cap::{Cap, GrantId};
@@ -161,6 +161,3 @@ impl ReceiveRequest {
         self
     }
 }
-
-/// Capability records as they are read: [`MAX`](crate::cap::transfer::MAX) at most.
-pub(super) type Records = [CapTransfer; crate::cap::transfer::MAX];

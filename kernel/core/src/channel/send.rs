@@ -62,10 +62,11 @@ impl<M: Machine> Kernel<M> {
 
     pub(super) fn send(&mut self, caller: Caller, cap: Cap, request: SendRequest, patience: Patience) -> Answer {
         let Object::Channel(id, end) = cap.object else { return Err(Error::WrongType) };
-        let parcel = self.send_decide(caller.unit, id, end, &request)?;
+        let mut parcel = Parcel::new();
+        self.send_decide(caller.unit, id, end, &request, &mut parcel)?;
         match self.admission(id, end, request.length) {
             Admission::Now => {
-                self.send_now(caller.thread, caller.unit, id, end, &request, &parcel)?;
+                self.send_now(caller.thread, caller.unit, id, end, &request, &mut parcel)?;
                 self.channel_settle(id, end.peer(), None);
                 self.raise_readable(id, end.peer());
                 Ok(Outcome::OK)
@@ -83,13 +84,13 @@ impl<M: Machine> Kernel<M> {
                 self.block(caller, Wait::Channel(wait), patience.deadline);
                 Ok(Outcome::Blocked)
             }
-            Admission::DropOthers => self.send_dropping(caller, id, end, &request, &parcel),
+            Admission::DropOthers => self.send_dropping(caller, id, end, &request, &mut parcel),
             Admission::Drop => {
                 // The message is taken, and its capabilities end with it.
                 self.payload_probe(caller.unit, &request)?;
-                let made = self.parcel_make_paid(parcel, caller.unit)?;
-                self.parcel_take(caller.unit, &made);
-                for grant in made.grants() {
+                self.parcel_make_paid(&mut parcel, caller.unit)?;
+                self.parcel_take(caller.unit, &parcel);
+                for grant in parcel.grants() {
                     self.cap_drop(grant);
                 }
                 if let Some(inbox) = self.inbox_mut(id, end.peer()) {
@@ -109,7 +110,7 @@ impl<M: Machine> Kernel<M> {
         id: ChannelId,
         end: End,
         request: &SendRequest,
-        parcel: &Parcel,
+        parcel: &mut Parcel,
     ) -> Answer {
         self.payload_probe(caller.unit, request)?;
         let to = end.peer();
@@ -149,14 +150,15 @@ impl<M: Machine> Kernel<M> {
         }
     }
 
-    /// Every reason for which a message is not sent, but room. Changes nothing.
+    /// Every reason for which a message is not sent, but room. Changes nothing but the parcel, which was empty.
     pub(super) fn send_decide(
         &mut self,
         unit: UnitId,
         id: ChannelId,
         end: End,
         request: &SendRequest,
-    ) -> Result<Parcel, Error> {
+        parcel: &mut Parcel,
+    ) -> Result<(), Error> {
         let channel = self.channels.get(id).ok_or(Error::PeerClosed)?;
         let peer = channel.side(end.peer());
         let Some(inbox) = &peer.inbox else { return Err(Error::Access) };
@@ -167,13 +169,12 @@ impl<M: Machine> Kernel<M> {
             return Err(Error::MessageSize);
         }
         if request.cap_count == 0 {
-            return Ok(Parcel::EMPTY);
+            return Ok(());
         }
         if channel.flags.contains(ChanFlags::RT_SAFE) {
             return Err(Error::NotPermitted);
         }
-        let records = self.records_in(unit, request)?;
-        self.parcel_decide(unit, &records[..request.cap_count as usize], Some(id))
+        self.records_in(unit, id, request, parcel)
     }
 
     /// Whether there is room for a message of `length` bytes from `end`, and what happens else.
@@ -193,7 +194,7 @@ impl<M: Machine> Kernel<M> {
     }
 
     /// [`Kernel::parcel_make`] for capabilities that stay in kernel memory of `unit`.
-    fn parcel_make_paid(&mut self, parcel: Parcel, unit: UnitId) -> Result<Parcel, Error> {
+    fn parcel_make_paid(&mut self, parcel: &mut Parcel, unit: UnitId) -> Result<(), Error> {
         if parcel.len() > 0 && u64::from(parcel.len()) * Grant::BYTES > self.spare(unit, Resource::Kernel) {
             return Err(Error::Quota);
         }
@@ -219,7 +220,7 @@ impl<M: Machine> Kernel<M> {
         id: ChannelId,
         end: End,
         request: &SendRequest,
-        parcel: &Parcel,
+        parcel: &mut Parcel,
     ) -> Result<(), Error> {
         let to = end.peer();
         let sampled = self.payload_sampled();
@@ -243,21 +244,16 @@ impl<M: Machine> Kernel<M> {
         if let Some(inbox) = self.inbox_mut(id, to) {
             inbox.give_back(blocks);
         }
-        let made = match result
-            .and_then(|()| if parcel.len() == 0 { Ok(Parcel::EMPTY) } else { self.parcel_make_paid(*parcel, unit) })
-        {
-            Ok(made) => made,
-            Err(error) => {
-                if let Some(inbox) = self.inbox_mut(id, to) {
-                    inbox.cancel(reserved);
-                }
-                return Err(error);
+        if let Err(error) = result.and_then(|()| self.parcel_make_paid(parcel, unit)) {
+            if let Some(inbox) = self.inbox_mut(id, to) {
+                inbox.cancel(reserved);
             }
-        };
+            return Err(error);
+        }
         let mut caps = None;
-        if made.len() > 0 {
-            self.parcel_take(unit, &made);
-            caps = self.parcel_chain(&made);
+        if parcel.len() > 0 {
+            self.parcel_take(unit, parcel);
+            caps = self.parcel_chain(parcel);
         }
         self.channel_work.sequence += 1;
         let header = Header {
@@ -266,7 +262,7 @@ impl<M: Machine> Kernel<M> {
             badge: request.badge,
             caller: None,
             caps,
-            cap_count: made.len(),
+            cap_count: parcel.len(),
             length: request.length,
             priority: request.priority,
             crc: sampled.then(|| crc.value()),
@@ -276,7 +272,7 @@ impl<M: Machine> Kernel<M> {
             inbox.push(reserved, header.sealed());
         }
         self.trace.counts.messages_sent += 1;
-        let data = [id.number(), u64::from(request.length), u64::from(made.len()), 0];
+        let data = [id.number(), u64::from(request.length), u64::from(parcel.len()), 0];
         self.trace_event(TraceKind::Send, data);
         Ok(())
     }
@@ -293,9 +289,10 @@ impl<M: Machine> Kernel<M> {
             self.call_queue(sender, id, end);
             return None;
         }
+        let mut parcel = Parcel::new();
         let sent = self
-            .send_decide(unit, id, end, &request)
-            .and_then(|parcel| self.send_now(sender, unit, id, end, &request, &parcel));
+            .send_decide(unit, id, end, &request, &mut parcel)
+            .and_then(|()| self.send_now(sender, unit, id, end, &request, &mut parcel));
         Some(sent.map(|()| 0))
     }
 }

@@ -4,7 +4,7 @@ use holm_abi::{Error, Protection};
 
 use super::AddressSpaceId;
 use crate::kernel::Kernel;
-use crate::machine::{Flush, FrameNumber, Machine, PAGE_SIZE, PageRights};
+use crate::machine::{Flush, FrameNumber, Machine, PAGE_SIZE, PageRights, SpaceId};
 
 const PAGE: u64 = PAGE_SIZE as u64;
 
@@ -20,6 +20,16 @@ pub enum Access {
 }
 
 impl Access {
+    /// What a page fault says of it.
+    #[must_use]
+    pub const fn of(write: bool, execute: bool) -> Self {
+        match (write, execute) {
+            (true, _) => Self::Write,
+            (false, true) => Self::Execute,
+            (false, false) => Self::Read,
+        }
+    }
+
     /// What a mapping must allow.
     const fn needs(self) -> Protection {
         match self {
@@ -41,6 +51,47 @@ impl<M: Machine> Kernel<M> {
         address: u64,
         access: Access,
     ) -> Result<FrameNumber, Error> {
+        let (root, frame, rights) = self.page_due(id, address, access)?;
+        let page = address & !(PAGE - 1);
+        let shown = self.machine.translate(root, page);
+        if shown == Some((frame, rights)) {
+            // Another processor was faster.
+            return Ok(frame);
+        }
+        self.table_set(id, page, frame, rights)?;
+        if shown.is_some() {
+            self.machine.flush(root, Flush::Range { address: page, pages: 1 });
+        }
+        Ok(frame)
+    }
+
+    /// As [`Kernel::space_fault`], for an address that the tables show nothing at. When another processor was faster they do
+    /// now: the very same, since everything that changes what is due takes it out of the tables.
+    ///
+    /// # Errors
+    /// As [`Kernel::space_fault`].
+    #[inline]
+    pub(crate) fn space_fault_absent(
+        &mut self,
+        id: AddressSpaceId,
+        address: u64,
+        access: Access,
+    ) -> Result<FrameNumber, Error> {
+        let (root, frame, rights) = self.page_due(id, address, access)?;
+        let page = address & !(PAGE - 1);
+        debug_assert!(self.machine.translate(root, page).is_none_or(|shown| shown == (frame, rights)));
+        self.table_set(id, page, frame, rights)?;
+        Ok(frame)
+    }
+
+    /// What the tables are to show at `address` for an access: in which space, which frame, with which rights.
+    #[inline]
+    fn page_due(
+        &mut self,
+        id: AddressSpaceId,
+        address: u64,
+        access: Access,
+    ) -> Result<(SpaceId, FrameNumber, PageRights), Error> {
         let space = self.spaces.get(id).ok_or(Error::Fault)?;
         let root = space.root;
         let mapping = space.mappings.find(address).ok_or(Error::Fault)?;
@@ -51,20 +102,10 @@ impl<M: Machine> Kernel<M> {
         }
         let (region, offset) = (mapping.region, address.wrapping_sub(mapping.delta()));
         let (frame, own) = self.region_page(region, offset / PAGE, access == Access::Write)?;
-        let page = address & !(PAGE - 1);
-        let shown = self.machine.translate(root, page);
         let rights = PageRights {
             write: own && rights.contains(Protection::WRITE),
             execute: rights.contains(Protection::EXECUTE),
         };
-        if shown == Some((frame, rights)) {
-            // Another processor was faster.
-            return Ok(frame);
-        }
-        self.table_set(id, page, frame, rights)?;
-        if shown.is_some() {
-            self.machine.flush(root, Flush::Range { address: page, pages: 1 });
-        }
-        Ok(frame)
+        Ok((root, frame, rights))
     }
 }

@@ -385,11 +385,7 @@ impl<M: Machine> Kernel<M> {
         let active = thread.restricted.active;
         let result = match fault {
             Fault::Page { address, write, execute, .. } => {
-                let access = match (write, execute) {
-                    (true, _) => Access::Write,
-                    (false, true) => Access::Execute,
-                    (false, false) => Access::Read,
-                };
+                let access = Access::of(write, execute);
                 let space = match &thread.restricted.binding {
                     Some(binding) if active || address < HALF => Some(binding.guest),
                     _ => self.units.get(thread.unit).and_then(|unit| unit.memory.space),

@@ -2,9 +2,10 @@
 //! reservation, no other processor. It is what [`Kernel::block`](crate::Kernel), a hand-over and a choice of the next thread
 //! do one after the other, and does not fail.
 
-use crate::machine::{CpuId, Nanos, SpaceId};
+use crate::direct::{Way, Ways};
+use crate::machine::{CpuId, Machine, Nanos};
 use crate::sched::fair::{self, Entry};
-use crate::sched::{Class, Cpu, Place, Sched, TURN, ThreadSched, attention, bit};
+use crate::sched::{Class, Cpu, Place, TURN, ThreadSched, attention, bit};
 use crate::thread::{Thread, ThreadId, ThreadState};
 use crate::unit::Unit;
 use crate::wait::Wait;
@@ -28,24 +29,26 @@ impl ThreadSched {
     }
 }
 
-impl Sched {
-    /// Whether `to`, which is blocked, may run on `cpu` as soon as `from` stops there, without a look at any queue.
+impl Cpu {
+    /// Whether `to`, which is blocked, may run here, on `cpu`, as soon as `from` stops, without a look at any queue.
     #[inline(always)]
-    pub(crate) fn is_direct(&self, cpu: CpuId, from: &ThreadSched, to: &ThreadSched) -> bool {
-        let Some(entry) = self.cpu(cpu) else { return false };
-        let best = self.waiting_fixed == 0
-            || (self.cpus.len() == 1
+    pub(crate) fn is_direct(
+        &self,
+        (cpu, alone, waiting_fixed): (CpuId, bool, u64),
+        from: &ThreadSched,
+        to: &ThreadSched,
+    ) -> bool {
+        let best = waiting_fixed == 0
+            || (alone
                 && to.class == Class::Fixed
-                && entry.fixed_filled.checked_shr(u32::from(to.priority)).is_some_and(|filled| filled <= 1));
-        best && entry.edf.is_empty()
+                && self.fixed_filled.checked_shr(u32::from(to.priority)).is_some_and(|filled| filled <= 1));
+        best && self.edf.is_empty()
             && from.is_plain()
             && to.is_plain()
             && to.cpu.0 == cpu.0
             && to.affinity & bit(cpu) != 0
     }
-}
 
-impl Cpu {
     /// Counts the time that `thread` ran here, up to `now`.
     #[inline(always)]
     fn count(&mut self, thread: &mut Thread, unit: &mut Unit, now: Nanos) {
@@ -66,7 +69,7 @@ impl Cpu {
 
     /// `thread` runs here from now on, whose length of a turn is `turn`.
     #[inline(always)]
-    fn begin(&mut self, id: ThreadId, thread: &mut Thread, now: Nanos, turn: Nanos) -> SpaceId {
+    fn begin(&mut self, id: ThreadId, thread: &mut Thread, now: Nanos, turn: Nanos) {
         let state = &mut thread.sched;
         thread.state = ThreadState::Running;
         state.since = now;
@@ -89,10 +92,9 @@ impl Cpu {
                 self.attention |= attention::TIMER;
             }
         }
-        thread.space
     }
 
-    /// `from`, which runs here in `unit`, stops to wait without a deadline, and `to` goes on: [`Sched::is_direct`].
+    /// `from`, which runs here in `unit`, stops to wait without a deadline, and `to` goes on: [`Cpu::is_direct`].
     #[inline(always)]
     #[expect(clippy::too_many_arguments, reason = "two threads and what belongs to them")]
     pub(crate) fn hand_over(
@@ -104,7 +106,7 @@ impl Cpu {
         to: &mut Thread,
         now: Nanos,
         turn: Nanos,
-    ) -> SpaceId {
+    ) {
         self.count(from, unit, now);
         from.wait = wait;
         from.deadline = Nanos::NEVER;
@@ -115,58 +117,88 @@ impl Cpu {
         if to.sched.class == Class::BestEffort {
             to.sched.virtual_time = self.fair.admit(to.sched.virtual_time);
         }
-        self.begin(to_id, to, now, turn)
+        self.begin(to_id, to, now, turn);
     }
 }
 
-/// What a thread that yields finds: see [`Sched::yield_direct`].
-#[derive(Debug)]
-pub(crate) struct Yield<'a> {
-    pub(crate) threads: &'a mut crate::arena::Arena<Thread>,
-    pub(crate) units: &'a mut crate::arena::Arena<Unit>,
-    pub(crate) now: Nanos,
-    pub(crate) turn: Nanos,
-}
-
-impl Sched {
-    /// Whether the thread on the only processor yields to one of its own class, and nobody better waits.
+impl Cpu {
+    /// `from`, which runs here in `unit`, yields: it is or will be in its queue.
     #[inline(always)]
-    pub(crate) fn yields_direct(&self, from: &ThreadSched) -> bool {
-        let [entry] = self.cpus.as_slice() else { return false };
-        let queued = match from.class {
-            Class::Fixed => entry.fixed_filled.checked_shr(u32::from(from.priority)).is_some_and(|filled| filled == 1),
-            Class::BestEffort => entry.fixed_filled == 0 && entry.fair.len() != 0,
-            Class::Edf | Class::Background => false,
-        };
-        queued && entry.edf.is_empty() && from.is_plain() && from.moves_to.is_none() && from.allows(CpuId(0))
-    }
-
-    /// `id`, the thread on the only processor, goes behind its equals, and the first of them runs: after
-    /// [`Sched::yields_direct`]. `None` when there is none, and `id` stands in its queue.
-    #[inline(always)]
-    pub(crate) fn yield_direct(&mut self, id: ThreadId, with: Yield<'_>) -> Option<(ThreadId, SpaceId)> {
-        let Yield { threads, units, now, turn } = with;
-        let [entry] = self.cpus.as_mut_slice() else { return None };
-        let from = threads.get_mut(id)?;
-        let unit = units.get_mut(from.unit)?;
-        entry.count(from, unit, now);
+    fn set_aside(&mut self, from: &mut Thread, unit: &mut Unit, now: Nanos) {
+        from.syscalls += 1;
+        self.syscalls += 1;
+        self.count(from, unit, now);
         from.registers.rax = 0;
         from.state = ThreadState::Ready;
         from.sched.place = Place::Queued;
         from.sched.stats.voluntary += 1;
-        let next = if from.sched.class == Class::Fixed {
-            let queue = &mut entry.fixed[usize::from(from.sched.priority) % crate::sched::PRIORITIES];
-            queue.turn(threads, id)?
-        } else {
-            let time = entry.fair.admit(from.sched.virtual_time);
-            from.sched.virtual_time = time;
-            entry.fair.push(threads, id, time, Entry::BehindFirst);
-            entry.fair.pop(threads)?
-        };
-        let to = threads.get_mut(next)?;
+    }
+
+    /// `to`, which was queued here, goes on.
+    #[inline(always)]
+    fn resume(&mut self, id: ThreadId, to: &mut Thread, now: Nanos, turn: Nanos) {
         let waited = now.since(to.sched.since).0;
         to.sched.stats.wait += waited;
         to.sched.stats.max_wait = to.sched.stats.max_wait.max(waited);
-        Some((next, entry.begin(next, to, now, turn)))
+        self.begin(id, to, now, turn);
+    }
+}
+
+impl<M: Machine> Ways<'_, M> {
+    /// The thread on the only processor yields to one of its own class, and nobody better waits: it goes behind its equals,
+    /// and the first of them runs.
+    #[inline(always)]
+    pub(crate) fn yields(self) -> Option<Way> {
+        let Self { machine, threads, units, entry, config, current, alone, .. } = self;
+        let from = threads.get_mut(current)?;
+        let state = &from.sched;
+        let queued = match state.class {
+            Class::Fixed => entry.fixed_filled.checked_shr(u32::from(state.priority)).is_some_and(|filled| filled == 1),
+            Class::BestEffort => entry.fixed_filled == 0 && entry.fair.len() != 0,
+            Class::Edf | Class::Background => false,
+        };
+        if !(queued
+            && alone
+            && entry.edf.is_empty()
+            && state.is_plain()
+            && state.moves_to.is_none()
+            && state.allows(CpuId(0)))
+        {
+            return None;
+        }
+        let unit = units.get_mut(from.unit)?;
+        if state.class == Class::Fixed {
+            let queue = &mut entry.fixed[usize::from(state.priority) % crate::sched::PRIORITIES];
+            if let Some(next) = queue.only() {
+                // The two change places.
+                let (from, to) = threads.pair_mut(current, next)?;
+                // Nothing fails from here on.
+                queue.take_only(to);
+                queue.put_only(current, from);
+                let now = machine.now();
+                entry.set_aside(from, unit, now);
+                entry.resume(next, to, now, config.turn);
+                return Some(Self::switched(machine, entry, from, (next, to), now));
+            }
+        }
+        // Nothing fails from here on: there is another one in the queue.
+        let now = machine.now();
+        entry.set_aside(from, unit, now);
+        let next = if from.sched.class == Class::Fixed {
+            let queue = &mut entry.fixed[usize::from(from.sched.priority) % crate::sched::PRIORITIES];
+            queue.turn(threads, current)?
+        } else {
+            let time = entry.fair.admit(from.sched.virtual_time);
+            from.sched.virtual_time = time;
+            entry.fair.push(threads, current, time, Entry::BehindFirst);
+            entry.fair.pop(threads)?
+        };
+        let to = threads.get_mut(next)?;
+        entry.resume(next, to, now, config.turn);
+        match threads.pair_mut(current, next) {
+            Some((from, to)) => Some(Self::switched(machine, entry, from, (next, to), now)),
+            // Nobody was before it after all.
+            None => Some(if entry.attention == 0 { Way::Same } else { Way::Timed(now) }),
+        }
     }
 }

@@ -309,6 +309,14 @@ impl Cpu {
     }
 }
 
+impl Cpu {
+    /// Whether a ready thread waits here.
+    #[inline(always)]
+    pub(crate) const fn has_queued(&self) -> bool {
+        !self.edf.is_empty() || self.fixed_filled != 0 || self.fair.len() != 0 || !self.background.is_empty()
+    }
+}
+
 /// The run queues of all processors.
 #[derive(Debug)]
 pub struct Sched {

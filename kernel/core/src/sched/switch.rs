@@ -15,7 +15,7 @@ use crate::wait::Wait;
 const DUE_PER_ENTRY: usize = 16;
 
 /// How long work that waits may wait while threads run.
-const WORK_PAUSE: Nanos = Nanos(100_000);
+pub(crate) const WORK_PAUSE: Nanos = Nanos(100_000);
 
 impl<M: Machine> Kernel<M> {
     /// Every entry begins here: says who runs on `cpu`.
@@ -49,7 +49,9 @@ impl<M: Machine> Kernel<M> {
         }
         let what = self.sched.cpu(cpu).map_or(0, |entry| entry.attention);
         if what & attention::CHOOSE != 0 || self.sched.cpu(cpu).is_some_and(|entry| entry.current.is_none()) {
-            self.choose(cpu);
+            if !self.choose_handed(cpu) {
+                self.choose(cpu);
+            }
             if self.trace.tells {
                 // Whoever reads of this very switch.
                 self.trace_tell();
@@ -61,12 +63,12 @@ impl<M: Machine> Kernel<M> {
         self.set_timer(cpu);
         let Some(entry) = self.sched.cpu_mut(cpu) else { return Next::Idle };
         entry.attention = 0;
-        let current = entry.current;
-        if let Some(current) = current
-            && self.threads.get(current).is_some_and(|thread| thread.restricted.wants_out())
-        {
-            self.restricted_leave_kicked(current);
+        let Some(current) = entry.current else { return Next::Idle };
+        let Some(thread) = self.threads.get(current) else { return Next::Idle };
+        if !thread.restricted.wants_out() {
+            return Next::Run(current, thread.space);
         }
+        self.restricted_leave_kicked(current);
         let Some(entry) = self.sched.cpu(cpu) else { return Next::Idle };
         match entry.current.and_then(|current| Some(Next::Run(current, self.threads.get(current)?.space))) {
             Some(next) => next,
@@ -188,6 +190,50 @@ impl<M: Machine> Kernel<M> {
         };
         self.queue_ready(current, behind);
         Some(current)
+    }
+
+    /// What [`Kernel::choose`] comes to where the only processor has no thread, one was handed to it, and nobody is queued.
+    /// False: it is not so, and nothing was done.
+    #[inline]
+    fn choose_handed(&mut self, cpu: CpuId) -> bool {
+        #[cfg(test)]
+        if self.channel_work.slow_only {
+            return false;
+        }
+        let now = self.clock();
+        let [entry] = self.sched.cpus.as_mut_slice() else { return false };
+        let Some(id) = entry.handed else { return false };
+        if entry.current.is_some() || entry.has_queued() || self.trace.wants(TraceKind::Switch) {
+            return false;
+        }
+        let Some(thread) = self.threads.get_mut(id) else { return false };
+        let state = &mut thread.sched;
+        if state.class == Class::Edf {
+            return false;
+        }
+        entry.handed = None;
+        (entry.yielded, entry.turn_over) = (false, false);
+        self.sched.sleeping &= !bit(cpu);
+        if self.sched.idle & bit(cpu) != 0 {
+            self.sched.idle &= !bit(cpu);
+            entry.idle += now.since(entry.idle_since).0;
+        }
+        entry.current = Some(id);
+        thread.state = ThreadState::Running;
+        let waited = now.since(state.since).0;
+        state.since = now;
+        state.place = Place::Running;
+        state.cpu = cpu;
+        state.stats.wait += waited;
+        state.stats.max_wait = state.stats.max_wait.max(waited);
+        state.stats.switches += 1;
+        entry.switches += 1;
+        if state.class == Class::BestEffort {
+            entry.fair.advance(state.virtual_time);
+        }
+        // Nobody waits for the end of its turn.
+        entry.turn_ends = Nanos::NEVER;
+        true
     }
 
     /// Chooses the thread that `cpu` runs from now on.
@@ -488,7 +534,10 @@ impl<M: Machine> Kernel<M> {
     fn thread_due(&mut self, thread: ThreadId, now: Nanos) {
         let Some(state) = self.threads.get_mut(thread) else { return };
         if state.state == ThreadState::Blocked {
-            return self.give_up(thread, holm_abi::Error::TimedOut);
+            // As `give_up`. Sleeping until a time is what `Time` asked for: it ends well.
+            let result = if state.wait == Wait::Time { Ok(0) } else { Err(holm_abi::Error::TimedOut) };
+            self.leave_wait(thread);
+            return self.wake(thread, result);
         }
         if state.sched.place != Place::Throttled {
             return;

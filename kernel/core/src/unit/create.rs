@@ -270,23 +270,16 @@ impl<M: Machine> Kernel<M> {
                 return Err(Error::Invalid);
             }
         }
-        let mut parcels = [Parcel::EMPTY; PARCELS];
+        let mut parcels = [Parcel::new(); PARCELS];
         for (parcel, chunk) in parcels.iter_mut().zip(caps.chunks(transfer::MAX)) {
             *parcel = self.parcel_decide(from, chunk, None)?;
         }
         self.cap_reserve(to, caps.len() as u32)?;
         for at in 0..PARCELS {
-            let Some(decided) = parcels.get(at).copied() else { break };
-            match self.parcel_make(decided, to) {
-                Ok(made) => {
-                    if let Some(parcel) = parcels.get_mut(at) {
-                        *parcel = made;
-                    }
-                }
-                Err(error) => {
-                    parcels.iter().take(at).for_each(|made| self.parcel_unmake(made));
-                    return Err(error);
-                }
+            let Some(parcel) = parcels.get_mut(at) else { break };
+            if let Err(error) = self.parcel_make(parcel, to) {
+                parcels.iter().take(at).for_each(|made| self.parcel_unmake(made));
+                return Err(error);
             }
         }
         for parcel in &parcels {

@@ -10,11 +10,13 @@ use super::boot::BootError;
 use super::create::Plan;
 use super::*;
 use crate::kernel::{Fault, Kernel};
-use crate::machine::{CpuId, PAGE_SIZE};
+use crate::machine::{CpuId, PAGE_SIZE, SpaceId};
 use crate::memory::Access;
 use crate::object::Object;
+use crate::sched::Params;
 use crate::sim::SimMachine;
 use crate::testing::memory::{FRAMES, boot, boot_info, first_thread, settle};
+use crate::thread_life::ThreadStart;
 
 fn spec() -> UnitSpec {
     let mut spec = UnitSpec::new();
@@ -34,6 +36,31 @@ fn touch(kernel: &mut Kernel<SimMachine>, unit: UnitId, address: u64, access: Ac
     kernel.space_fault(space, address, access)?;
     let root = kernel.spaces.get(space).unwrap().root;
     Ok(kernel.machine.user_read(CpuId(0), root, address).unwrap())
+}
+
+#[test]
+fn every_processor_takes_part_from_boot_on() {
+    let mut kernel = Kernel::new(SimMachine::new(4), &boot_info()).unwrap();
+    kernel.kicked(CpuId(0));
+    let mut entered = Vec::new();
+    while let Some(cpu) = kernel.machine.take_kick() {
+        entered.push(cpu.0);
+        kernel.kicked(cpu);
+    }
+    assert_eq!(entered, [1, 2, 3]);
+    let root = kernel.units.iter().next().unwrap().0;
+    for _ in 0..3 {
+        // Started on processor 0, which goes on with the first thread: the others come for them.
+        kernel.arrive(CpuId(0));
+        let start = ThreadStart { entry: 0x1000, stack: 0, arguments: [0; 3], space: SpaceId(1) };
+        let thread = kernel.thread_new(root, start, Params::default(), u64::MAX).unwrap();
+        kernel.thread_start(thread).unwrap();
+        kernel.leave(CpuId(0));
+        while let Some(cpu) = kernel.machine.take_kick() {
+            kernel.kicked(cpu);
+        }
+    }
+    assert!(kernel.sched.cpus.iter().all(|cpu| cpu.current.is_some()), "every processor has a thread");
 }
 
 #[test]

@@ -79,7 +79,7 @@ impl Spaces {
     }
 
     /// What counts all flushes that a processor with this space must have seen.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn generation(&self, space: &Space) -> u64 {
         // Each addend only grows, so sums are equal only where nothing changed.
         match space.parts {

@@ -16,8 +16,8 @@ use super::space::Spaces;
 use crate::percpu::{NO_SPACE, PerCpu, cpus, this_cpu};
 use crate::{apic, cpu};
 
-/// Tags per processor; number 0 is the kernel's own space.
-const TAGS: u32 = 64;
+/// Tags per processor; number 0 is the kernel's own space, and the others are a power of two.
+const TAGS: u32 = 65;
 /// More pages than this are forgotten by forgetting all.
 const PAGES: u64 = 32;
 /// Tells a load of CR3 to keep what is remembered under the tag.
@@ -39,11 +39,11 @@ impl Tags {
 }
 
 const fn tag(space: SpaceId) -> u32 {
-    1 + space.0 % (TAGS - 1)
+    1 + (space.0 & (TAGS - 2))
 }
 
 /// Loads `space` on this processor. The kernel is locked.
-#[inline]
+#[inline(always)]
 pub(crate) fn enter(cpu: &PerCpu, spaces: &Spaces, id: SpaceId) {
     if cpu.space.get() == id {
         return;
@@ -51,17 +51,24 @@ pub(crate) fn enter(cpu: &PerCpu, spaces: &Spaces, id: SpaceId) {
     let Some(space) = spaces.get(id) else { return };
     let wanted = (space.serial, spaces.generation(space));
     let tag = tag(id);
-    let holder = &cpu.tags.tags[tag as usize];
-    let value = match cpu.tags.enabled.get() {
-        true if holder.get() == wanted => space.root.0 | u64::from(tag) | KEEP,
-        true => space.root.0 | u64::from(tag),
-        false => space.root.0,
-    };
-    holder.set(wanted);
     cpu.space.set(id);
+    let value = match cpu.tags.tags[tag as usize].get() == wanted {
+        true => space.root.0 | u64::from(tag) | KEEP,
+        false => first_use(cpu, space.root.0, tag, wanted),
+    };
     // SAFETY: the root of a living space, which shares the kernel half; `KEEP` only where the tag was used for this very
     // space and no flush was missed since.
     unsafe { cpu::load_root(value) };
+}
+
+/// Gives a tag to a space, and says how its root is loaded. A processor without tags gives none.
+#[cold]
+fn first_use(cpu: &PerCpu, root: u64, tag: u32, wanted: (u64, u64)) -> u64 {
+    if !cpu.tags.enabled.get() {
+        return root;
+    }
+    cpu.tags.tags[tag as usize].set(wanted);
+    root | u64::from(tag)
 }
 
 /// Loads the kernel's own space: an idle processor holds on to no other.

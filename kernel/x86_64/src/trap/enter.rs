@@ -3,7 +3,7 @@
 use core::sync::atomic::Ordering;
 
 use holm_kernel_core::thread::EntryKind;
-use holm_kernel_core::{Fault, Next};
+use holm_kernel_core::{Direct, Fault, Next};
 
 use super::interrupts::{DOUBLE_FAULT, MACHINE_CHECK, PAGE_FAULT};
 use super::leave::{Exit, leave};
@@ -12,9 +12,6 @@ use crate::lock::{Locked, lock};
 use crate::memory::tlb;
 use crate::percpu::{PerCpu, this_cpu};
 use crate::{apic, cpu, measure, serial};
-
-/// The number of `sys_null`, which shows what a system call costs at least.
-const NULL: u64 = 0;
 
 /// What the processor and the entry pushed.
 #[derive(Debug, Clone, Copy)]
@@ -29,24 +26,29 @@ pub(super) struct Frame {
     ss: u64,
 }
 
-/// A user program made a system call; its registers are saved.
-pub(super) extern "C" fn system_call() -> Exit {
+/// A user program made system call `number`, not the null call; its registers are saved, those of a guest in restricted mode with
+/// the vector registers.
+pub(super) extern "C" fn system_call(number: u64) -> Exit {
     let cpu = this_cpu();
     measure::entered(cpu);
-    // SAFETY: this processor's exit path set it to the registers of the thread that has just entered.
-    let number = unsafe { (*cpu.registers.get()).rax };
-    if number == NULL && cpu.keep_vector.get() == 0 {
-        // It does nothing, for which no lock is needed; its number is its result.
-        return Exit::Same;
-    }
-    locked_system_call(cpu)
+    let mut kernel = lock(cpu);
+    let exit = match kernel.direct(cpu.id, number) {
+        // A thread whose vector registers are kept does not get here.
+        Some(Direct::Same) => Exit::Same,
+        Some(Direct::Switched) => cpu.exit.get(),
+        Some(Direct::Next(next)) => return leave(kernel, cpu, next),
+        None => return slow_system_call(kernel, cpu),
+    };
+    drop(kernel);
+    measure::left(cpu);
+    exit
 }
 
-/// A system call that is the core's. Apart, so that the shortest one need not save what this one uses.
+/// A system call that has no short way, or not now.
+#[cold]
 #[inline(never)]
-extern "C" fn locked_system_call(cpu: &PerCpu) -> Exit {
-    let mut kernel = lock(cpu);
-    let next = kernel.system_call(cpu.id);
+fn slow_system_call(mut kernel: Locked, cpu: &PerCpu) -> Exit {
+    let next = kernel.system_call_slowly(cpu.id);
     leave(kernel, cpu, next)
 }
 

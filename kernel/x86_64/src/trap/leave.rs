@@ -3,7 +3,7 @@
 use core::arch::asm;
 
 use holm_kernel_core::machine::USER_END;
-use holm_kernel_core::thread::{EntryKind, Thread, ThreadId, Vector};
+use holm_kernel_core::thread::{EntryKind, Registers, Thread, ThreadId};
 use holm_kernel_core::{Next, SpaceId};
 
 use crate::cpu::{msr, wrmsr};
@@ -25,13 +25,6 @@ pub(crate) enum Exit {
     /// Waits for an interrupt.
     Idle = 3,
 }
-
-/// Offsets in an FXSAVE area.
-const CONTROL_WORD: usize = 0;
-const MXCSR: usize = 24;
-/// What a thread begins with: every exception masked, round to nearest.
-const DEFAULT_CONTROL_WORD: u16 = 0x37f;
-const DEFAULT_MXCSR: u32 = 0x1f80;
 
 /// Flags that a user program may have as it likes.
 const USER_FLAGS: u64 = 0x24_0dd5;
@@ -68,68 +61,95 @@ fn unchanged(cpu: &PerCpu, thread: ThreadId, space: SpaceId) -> bool {
         && cpu.keep_vector.get() == 0
 }
 
-/// Before a processor leaves the thread that it ran: keeps its floating-point modes where its vector registers were not saved.
+/// Before a processor leaves the thread that it ran.
 fn set_aside(kernel: &mut Locked, cpu: &PerCpu) {
-    // It may have ended since.
-    if let Some(thread) = cpu.running().and_then(|id| kernel.running(id))
-        && thread.vector.saved == 0
+    let modes = float_modes();
+    if modes != cpu.modes.get()
+        // It may have ended since.
+        && let Some(thread) = cpu.running().and_then(|id| kernel.running(id))
     {
-        let area = &raw mut thread.vector.area;
-        // SAFETY: both offsets lie within the area, and every value of them is one.
-        unsafe {
-            let (control_word, mxcsr) = (area.byte_add(CONTROL_WORD), area.byte_add(MXCSR));
-            asm!("fnstcw [{}]", "stmxcsr [{}]", in(reg) control_word, in(reg) mxcsr, options(nostack));
-        }
+        thread.vector.modes = modes;
     }
     cpu.thread.set(0);
     cpu.thread_at.set(core::ptr::null_mut());
 }
 
+/// As [`set_aside`], for a thread that exists.
+#[inline]
+pub(crate) fn set_down(cpu: &PerCpu, from: &mut Thread) {
+    let modes = float_modes();
+    if modes != cpu.modes.get() {
+        from.vector.modes = modes;
+    }
+}
+
+/// The floating-point modes of the processor, as [`holm_kernel_core::thread::Vector`] has them: nothing in the kernel changes them.
+#[inline]
+fn float_modes() -> u64 {
+    let mut modes = 0u64;
+    let at = &raw mut modes;
+    // SAFETY: MXCSR has 4 bytes, and the control word behind it 2 of the other 4; every value of a `u64` is one.
+    unsafe { asm!("stmxcsr [{0}]", "fnstcw [{0} + 4]", in(reg) at, options(nostack, preserves_flags)) };
+    modes
+}
+
 /// Prepares another thread, or the same one with other registers.
+#[inline]
 fn change(kernel: &mut Locked, cpu: &PerCpu, id: ThreadId, space: SpaceId) -> Exit {
+    if cpu.thread.get() == id.number() && cpu.space.get() == space {
+        // SAFETY: `cpu.thread` is the thread that runs next, so it exists, and its structure does not move; the kernel is
+        // locked, and nothing else refers to the thread meanwhile.
+        let thread = unsafe { &mut *cpu.thread_at.get() };
+        set_down(cpu, thread);
+        return take_up(cpu, id, thread);
+    }
     set_aside(kernel, cpu);
     tlb::enter(cpu, kernel.machine().spaces(), space);
     let Some(thread) = kernel.running(id) else { panic!("the core runs a thread that does not exist") };
+    take_up(cpu, id, thread)
+}
+
+/// Prepares the exit to a thread whose address space is loaded.
+#[inline(always)]
+pub(crate) fn take_up(cpu: &PerCpu, id: ThreadId, thread: &mut Thread) -> Exit {
     let registers = &mut thread.registers;
     // A return to an address that is none would fault in the kernel; to this one it faults in the program.
     if registers.rip > USER_END {
         registers.rip = USER_END;
     }
-    registers.rflags = registers.rflags & USER_FLAGS | FIXED_FLAGS;
-    let user = |base: u64| if base < USER_END { base } else { 0 };
-    let bases = (user(registers.fs_base), user(registers.gs_base));
-    if cpu.bases.replace(bases) != bases {
-        // SAFETY: canonical addresses of user memory; the second is loaded by the `swapgs` of the exit path.
-        unsafe {
-            wrmsr(msr::FS_BASE, bases.0);
-            wrmsr(msr::KERNEL_GS_BASE, bases.1);
-        }
+    if cpu.bases.get() != (registers.fs_base, registers.gs_base) {
+        load_bases(cpu, registers);
     }
-    let load = if thread.vector.saved == 0 { cpu.cleared(modes(&thread.vector)) } else { &raw mut thread.vector };
+    let modes = thread.vector.modes;
+    let load = if thread.vector.saved == 0 { cpu.cleared(modes) } else { &raw mut thread.vector };
+    // What it is until the next entry says otherwise.
+    thread.vector.saved = 0;
     let exit = match thread.entry {
+        // Its flags are as the processor saved them.
         EntryKind::SystemCall => Exit::SystemCall,
-        EntryKind::Interrupt => Exit::Interrupt,
+        EntryKind::Interrupt => {
+            thread.registers.rflags = thread.registers.rflags & USER_FLAGS | FIXED_FLAGS;
+            thread.entry = EntryKind::SystemCall;
+            Exit::Interrupt
+        }
     };
     cpu.keep_vector.set(u64::from(thread.restricted.is_bound()));
-    // What it is until the next entry says otherwise.
-    thread.entry = EntryKind::SystemCall;
-    thread.vector.saved = 0;
-    let at: *mut Thread = thread;
+    cpu.modes.set(modes);
     cpu.load.set(load);
-    // SAFETY: `at` was a reference just now; only addresses of fields are taken.
-    unsafe {
-        cpu.registers.set(&raw mut (*at).registers);
-        cpu.vector.set(&raw mut (*at).vector);
-    }
     cpu.thread.set(id.number());
-    cpu.thread_at.set(at);
+    cpu.thread_at.set(thread);
     exit
 }
 
-/// The floating-point modes that were set aside; the usual ones where the thread has not run yet.
-fn modes(vector: &Vector) -> (u16, u32) {
-    let area = &vector.area;
-    let control_word = u16::from_le_bytes([area[CONTROL_WORD], area[CONTROL_WORD + 1]]);
-    let mxcsr = u32::from_le_bytes([area[MXCSR], area[MXCSR + 1], area[MXCSR + 2], area[MXCSR + 3]]);
-    if (control_word, mxcsr) == (0, 0) { (DEFAULT_CONTROL_WORD, DEFAULT_MXCSR) } else { (control_word, mxcsr & 0xffff) }
+/// Loads the bases of a thread's segment registers.
+#[cold]
+fn load_bases(cpu: &PerCpu, registers: &mut Registers) {
+    let user = |base: u64| if base < USER_END { base } else { 0 };
+    (registers.fs_base, registers.gs_base) = (user(registers.fs_base), user(registers.gs_base));
+    cpu.bases.set((registers.fs_base, registers.gs_base));
+    // SAFETY: canonical addresses of user memory; the second is loaded by the `swapgs` of the exit path.
+    unsafe {
+        wrmsr(msr::FS_BASE, registers.fs_base);
+        wrmsr(msr::KERNEL_GS_BASE, registers.gs_base);
+    }
 }

@@ -11,11 +11,14 @@
 use core::arch::global_asm;
 use core::mem::offset_of;
 
-use holm_kernel_core::thread::{Registers, Vector};
+use holm_kernel_core::thread::{Registers, Thread, Vector};
 
 use super::segments::{USER_CODE, USER_DATA};
 use crate::cpu::msr;
 use crate::percpu::PerCpu;
+
+/// Where a thread's structure has its registers.
+const REGISTERS: usize = offset_of!(Thread, registers);
 
 global_asm!(
     ".section .text.hot.stubs, \"ax\"",
@@ -24,7 +27,7 @@ global_asm!(
     "system_call_entry:",
     "swapgs",
     "mov gs:[{SCRATCH}], rsp",
-    "mov rsp, gs:[{REGISTERS}]",
+    "mov rsp, gs:[{THREAD}]",
     "mov [rsp + {RAX}], rax",
     "mov [rsp + {RDI}], rdi",
     "mov [rsp + {RSI}], rsi",
@@ -44,7 +47,11 @@ global_asm!(
     "mov [rsp + {RSP}], rdi",
     "cmp qword ptr gs:[{KEEP_VECTOR}], 0",
     "jne 7f",
-    "2: mov rsp, gs:[{STACK}]",
+    "mov rsp, gs:[{STACK}]",
+    // The null call does nothing, for which neither the lock nor the core is needed; its number is its result.
+    "test rax, rax",
+    "jz 2f",
+    "22: mov rdi, rax",
     "call {system_call}",
     "",
     // What is to be done next is in `eax`: see `leave::Exit`.
@@ -52,7 +59,7 @@ global_asm!(
     "test eax, eax",
     "jnz 4f",
     // Back to the thread that made the system call: what Rust keeps is still in its registers.
-    "xorps xmm0, xmm0",
+    "2: xorps xmm0, xmm0",
     "xorps xmm1, xmm1",
     "xorps xmm2, xmm2",
     "xorps xmm3, xmm3",
@@ -68,7 +75,7 @@ global_asm!(
     "xorps xmm13, xmm13",
     "xorps xmm14, xmm14",
     "xorps xmm15, xmm15",
-    "mov rcx, gs:[{REGISTERS}]",
+    "mov rcx, gs:[{THREAD}]",
     "3: mov rax, [rcx + {RAX}]",
     "mov rdi, [rcx + {RDI}]",
     "mov rsi, [rcx + {RSI}]",
@@ -88,7 +95,7 @@ global_asm!(
     // Another thread that stopped in a system call.
     "mov rcx, gs:[{LOAD}]",
     "fxrstor64 [rcx]",
-    "mov rcx, gs:[{REGISTERS}]",
+    "mov rcx, gs:[{THREAD}]",
     "mov rbx, [rcx + {RBX}]",
     "mov rbp, [rcx + {RBP}]",
     "mov r12, [rcx + {R12}]",
@@ -100,7 +107,7 @@ global_asm!(
     // A thread that stopped anywhere.
     "5: mov rcx, gs:[{LOAD}]",
     "fxrstor64 [rcx]",
-    "mov rax, gs:[{REGISTERS}]",
+    "mov rax, gs:[{THREAD}]",
     "push {USER_DATA}",
     "push [rax + {RSP}]",
     "push [rax + {RFLAGS}]",
@@ -136,10 +143,10 @@ global_asm!(
     // A guest's vector registers are kept over its system calls, and its `rcx` and `r11` are what the processor made of them.
     "7: mov [rsp + {RCX}], rcx",
     "mov [rsp + {R11}], r11",
-    "mov rsp, gs:[{VECTOR}]",
-    "fxsave64 [rsp]",
+    "fxsave64 [rsp + {VECTOR}]",
     "mov qword ptr [rsp + {SAVED}], 1",
-    "jmp 2b",
+    "mov rsp, gs:[{STACK}]",
+    "jmp 22b",
     "",
     // Interrupts and exceptions. On the stack: vector, error code, then what the processor pushed.
     ".balign 64",
@@ -148,7 +155,7 @@ global_asm!(
     "jz 8f",
     "swapgs",
     "push rax",
-    "mov rax, gs:[{REGISTERS}]",
+    "mov rax, gs:[{THREAD}]",
     "pop [rax + {RAX}]",
     "mov [rax + {RBX}], rbx",
     "mov [rax + {RCX}], rcx",
@@ -170,9 +177,8 @@ global_asm!(
     "mov [rax + {RFLAGS}], rcx",
     "mov rcx, [rsp + 40]",
     "mov [rax + {RSP}], rcx",
-    "mov rcx, gs:[{VECTOR}]",
-    "fxsave64 [rcx]",
-    "mov qword ptr [rcx + {SAVED}], 1",
+    "fxsave64 [rax + {VECTOR}]",
+    "mov qword ptr [rax + {SAVED}], 1",
     "mov edi, [rsp]",
     "mov rsi, [rsp + 8]",
     "mov rsp, gs:[{STACK}]",
@@ -300,31 +306,31 @@ global_asm!(
     GS_BASE = const msr::GS_BASE,
     USER_CODE = const USER_CODE,
     USER_DATA = const USER_DATA,
-    REGISTERS = const offset_of!(PerCpu, registers),
-    VECTOR = const offset_of!(PerCpu, vector),
+    THREAD = const offset_of!(PerCpu, thread_at),
+    VECTOR = const offset_of!(Thread, vector),
     LOAD = const offset_of!(PerCpu, load),
     STACK = const offset_of!(PerCpu, stack),
     SCRATCH = const offset_of!(PerCpu, scratch),
     KEEP_VECTOR = const offset_of!(PerCpu, keep_vector),
-    SAVED = const offset_of!(Vector, saved),
-    RAX = const offset_of!(Registers, rax),
-    RBX = const offset_of!(Registers, rbx),
-    RCX = const offset_of!(Registers, rcx),
-    RDX = const offset_of!(Registers, rdx),
-    RSI = const offset_of!(Registers, rsi),
-    RDI = const offset_of!(Registers, rdi),
-    RBP = const offset_of!(Registers, rbp),
-    RSP = const offset_of!(Registers, rsp),
-    R8 = const offset_of!(Registers, r8),
-    R9 = const offset_of!(Registers, r9),
-    R10 = const offset_of!(Registers, r10),
-    R11 = const offset_of!(Registers, r11),
-    R12 = const offset_of!(Registers, r12),
-    R13 = const offset_of!(Registers, r13),
-    R14 = const offset_of!(Registers, r14),
-    R15 = const offset_of!(Registers, r15),
-    RIP = const offset_of!(Registers, rip),
-    RFLAGS = const offset_of!(Registers, rflags),
+    SAVED = const offset_of!(Thread, vector) + offset_of!(Vector, saved),
+    RAX = const REGISTERS + offset_of!(Registers, rax),
+    RBX = const REGISTERS + offset_of!(Registers, rbx),
+    RCX = const REGISTERS + offset_of!(Registers, rcx),
+    RDX = const REGISTERS + offset_of!(Registers, rdx),
+    RSI = const REGISTERS + offset_of!(Registers, rsi),
+    RDI = const REGISTERS + offset_of!(Registers, rdi),
+    RBP = const REGISTERS + offset_of!(Registers, rbp),
+    RSP = const REGISTERS + offset_of!(Registers, rsp),
+    R8 = const REGISTERS + offset_of!(Registers, r8),
+    R9 = const REGISTERS + offset_of!(Registers, r9),
+    R10 = const REGISTERS + offset_of!(Registers, r10),
+    R11 = const REGISTERS + offset_of!(Registers, r11),
+    R12 = const REGISTERS + offset_of!(Registers, r12),
+    R13 = const REGISTERS + offset_of!(Registers, r13),
+    R14 = const REGISTERS + offset_of!(Registers, r14),
+    R15 = const REGISTERS + offset_of!(Registers, r15),
+    RIP = const REGISTERS + offset_of!(Registers, rip),
+    RFLAGS = const REGISTERS + offset_of!(Registers, rflags),
 );
 
 /// Where an idle processor waits: what a processor that has just started jumps to.

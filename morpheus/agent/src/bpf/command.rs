@@ -21,6 +21,11 @@ pub enum Command {
     Open(Place),
     /// The line's worker is gone, if the line still has this generation.
     Close(Place),
+    /// The whole system is short of CPU.
+    Pressure {
+        /// Until then: CLOCK_MONOTONIC in ns.
+        until_ns: u64,
+    },
     /// Nobody writes this page any more.
     Retire {
         /// Index in the page maps.
@@ -35,6 +40,7 @@ impl Command {
             Self::Open(place) => (2, place.process, place.line(), place.generation, 0),
             Self::Close(place) => (3, place.process, place.line(), place.generation, 0),
             Self::Retire { process } => (4, process, 0, 0, 0),
+            Self::Pressure { until_ns } => (5, 0, 0, 0, until_ns),
         };
         let mut bytes = [0; 24];
         for (index, number) in [kind, process, line, generation].into_iter().enumerate() {

@@ -44,7 +44,7 @@ impl Place {
 }
 
 /// Bytes of `struct morpheus_ledger`.
-pub const LEDGER_SIZE: usize = 256;
+pub const LEDGER_SIZE: usize = 264;
 
 /// What became of a worker's hints, as the programs saw it. `struct morpheus_ledger`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]

@@ -105,9 +105,15 @@ impl SharedMaps {
         self.tell(Command::Retire { process });
     }
 
+    /// Says that the whole system is short of CPU until then.
+    pub fn press(&self, until_ns: u64) {
+        self.tell(Command::Pressure { until_ns });
+    }
+
+    /// Tells the programs. A process whose pages are gone already needs no telling.
     fn tell(&self, command: Command) {
         if let Err(error) = self.commands.run(command) {
-            tracing::error!(%error, ?command, "page 0 is out of date");
+            tracing::debug!(%error, ?command, "a page was not written");
         }
     }
 

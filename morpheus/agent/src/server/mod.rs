@@ -29,6 +29,7 @@ use rustix::time::{
 };
 
 use crate::mode::{Health, Mode};
+use crate::pressure::Pressure;
 use crate::report::Totals;
 use crate::worker::{Limits, Table};
 use session::Session;
@@ -115,6 +116,8 @@ pub struct Daemon {
     refused: BTreeMap<u32, u64>,
     /// The counts of workers that are gone.
     gone: Totals,
+    /// Whether the system is short of CPU.
+    pressure: Pressure,
 }
 
 impl Daemon {
@@ -152,6 +155,7 @@ impl Daemon {
             started_ns,
             refused: BTreeMap::new(),
             gone: Totals::default(),
+            pressure: Pressure::default(),
         })
     }
 
@@ -233,6 +237,9 @@ impl Daemon {
         let mut expirations = [0; 8];
         let _: Result<usize, Errno> = rustix::io::read(&self.beat, &mut expirations);
         self.heartbeat();
+        if !self.sessions.is_empty() && self.pressure.look(now_ns()) {
+            self.mode.maps().press(now_ns() + 2 * HEARTBEAT_PERIOD_NS);
+        }
         let resting: Vec<u64> = self
             .sessions
             .iter()

@@ -91,6 +91,7 @@ fn to_control(command: Command) -> holm_control::Command {
         Command::Start { app } => To::Start { app },
         Command::AddRoute { app, route } => To::RouteAdd { app, route },
         Command::RemoveRoute { app, on } => To::RouteRemove { app, on },
+        Command::Ipv4 { app, allocated } => To::Ipv4 { app, allocated },
         Command::Destroy { app } => To::Destroy { app },
     }
 }

@@ -1,28 +1,70 @@
 //! The ingress as Holm uses it: tables made from the state, and what the agent asks about connections.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::str::FromStr;
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 use holm_agent::Connections;
 use holm_control::Control;
 use holm_ingress::{
-    Backend, BackendState, IngressHandle, Listener, ListenerStatus, Route, RouteLimits, RoutingTable, ServerName,
+    AppLimits, Backend, BackendState, Config, IngressHandle, IpNet, Listener, ListenerStatus, Rate, Route, RouteLimits,
+    RoutingTable, ServerName,
 };
-use holm_manifest::RouteMatch;
+use holm_manifest::{IngressLimits, RouteMatch};
 use holm_model::id::InstanceName;
 use holm_planner::{BackendHealth, RoutingEntry, routing};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 /// Where the ingress listens.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Listen {
     /// The address of every listener.
     pub(crate) address: IpAddr,
+    /// The address of the listeners of apps that have IPv4, beside the other.
+    pub(crate) ipv4: Ipv4Addr,
     /// The port that all TLS host names share.
     pub(crate) sni_port: u16,
+    /// Proxies in front whose PROXY headers are believed.
+    pub(crate) proxies: Vec<ProxyFrom>,
+}
+
+/// The IPv4 address that goes with the address of the listeners: what is kept to this machine stays there.
+pub(crate) fn ipv4_beside(address: IpAddr) -> Ipv4Addr {
+    if address == IpAddr::V6(Ipv6Addr::LOCALHOST) { Ipv4Addr::LOCALHOST } else { Ipv4Addr::UNSPECIFIED }
+}
+
+impl Listen {
+    /// The addresses on which an app is reached.
+    fn addresses(&self, ipv4: bool) -> impl Iterator<Item = IpAddr> {
+        // A host that is told to listen on IPv4 has it for every app already.
+        let beside = (ipv4 && self.address.is_ipv6()).then_some(IpAddr::V4(self.ipv4));
+        std::iter::once(self.address).chain(beside)
+    }
+}
+
+/// Trusted proxies in front: a network, of one listening port or of all.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ProxyFrom {
+    port: Option<u16>,
+    network: IpNet,
+}
+
+impl FromStr for ProxyFrom {
+    type Err = String;
+
+    /// Reads `NETWORK` or `PORT=NETWORK`, a network being `ADDRESS/LENGTH` or a single address.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (port, network) = match text.split_once('=') {
+            Some((port, network)) => (Some(port.parse().map_err(|_| format!("`{port}` is not a port"))?), network),
+            None => (None, text),
+        };
+        let single = || network.parse::<IpAddr>().map(IpNet::from);
+        let network = network.parse().or_else(|_| single()).map_err(|_| format!("`{network}` is not a network"))?;
+        Ok(Self { port, network })
+    }
 }
 
 /// A running ingress that follows the state.
@@ -49,7 +91,7 @@ impl Front {
         loop {
             let entries = routing(&control.state());
             if entries != *self.applied.borrow() {
-                match self.ingress.apply(table(&entries, self.listen)).await {
+                match self.ingress.apply(table(&entries, &self.listen)).await {
                     Ok(report) => {
                         for (listener, why) in &report.failed {
                             tracing::error!(%listener, %why, "cannot listen; trying again");
@@ -97,18 +139,23 @@ impl Connections for Front {
 }
 
 /// The table for `entries`. One route of the ingress for each; host names share one listener.
-fn table(entries: &[RoutingEntry], listen: Listen) -> RoutingTable {
+fn table(entries: &[RoutingEntry], listen: &Listen) -> RoutingTable {
     let mut table = RoutingTable::default();
-    let mut names = BTreeMap::new();
+    let mut names: BTreeMap<IpAddr, BTreeMap<ServerName, String>> = BTreeMap::new();
     for entry in entries {
         let id = entry.on.to_string();
         match &entry.on {
             RouteMatch::TcpPort(port) => {
-                let listener = Listener::Tcp { route: id.clone() };
-                table.listeners.insert(SocketAddr::new(listen.address, *port), listener);
+                for address in listen.addresses(entry.ipv4) {
+                    table.listeners.insert(SocketAddr::new(address, *port), Listener::Tcp { route: id.clone() });
+                }
             }
             RouteMatch::Sni(name) => match ServerName::parse(name.as_bytes()) {
-                Ok(name) => drop(names.insert(name, id.clone())),
+                Ok(name) => {
+                    for address in listen.addresses(entry.ipv4) {
+                        names.entry(address).or_default().insert(name.clone(), id.clone());
+                    }
+                }
                 Err(error) => {
                     tracing::error!(%name, %error, "not a TLS server name");
                     continue;
@@ -123,13 +170,32 @@ fn table(entries: &[RoutingEntry], listen: Listen) -> RoutingTable {
                 BackendHealth::Draining => BackendState::Draining,
                 BackendHealth::Unhealthy => BackendState::Unhealthy,
             },
+            proxy_protocol: backend.proxy_protocol,
         });
-        table.routes.insert(id, Route { backends: backends.collect(), limits: RouteLimits::default() });
+        let (backends, app) = (backends.collect(), entry.app.to_string());
+        table.apps.insert(app.clone(), app_limits(&entry.limits));
+        table.routes.insert(id, Route { backends, limits: RouteLimits::default(), app: Some(app) });
     }
-    if !names.is_empty() {
-        table.listeners.insert(SocketAddr::new(listen.address, listen.sni_port), Listener::Sni { names });
+    for (address, names) in names {
+        table.listeners.insert(SocketAddr::new(address, listen.sni_port), Listener::Sni { names });
+    }
+    for listener in table.listeners.keys() {
+        let here = listen.proxies.iter().filter(|from| from.port.is_none_or(|port| port == listener.port()));
+        table.proxies.insert(*listener, here.map(|from| from.network).collect());
     }
     table
+}
+
+/// What the manifest says, and Holm's own limits for the rest.
+fn app_limits(limits: &IngressLimits) -> AppLimits {
+    let own = Config::default().app_limits;
+    let count = |limit: Option<u32>, own| limit.map_or(own, |limit| usize::try_from(limit).ok());
+    let rate = |per_second: u32| Rate { per_second, burst: per_second.saturating_mul(2) };
+    AppLimits {
+        max_connections: count(limits.connections, own.max_connections),
+        max_per_source: count(limits.connections_per_source, own.max_per_source),
+        connects: limits.connects_per_second.map(rate).or(own.connects),
+    }
 }
 
 #[cfg(test)]
@@ -141,10 +207,13 @@ mod tests {
         let entry = |on: RouteMatch, instance: &str, health| RoutingEntry {
             on,
             app: "hello".parse().unwrap(),
+            ipv4: false,
+            limits: IngressLimits { connections: Some(10), ..IngressLimits::default() },
             backends: vec![holm_planner::Backend {
                 instance: instance.parse().unwrap(),
                 address: ([127, 0, 0, 1], 9000).into(),
                 health,
+                proxy_protocol: true,
             }],
         };
         let entries = [
@@ -152,13 +221,70 @@ mod tests {
             entry(RouteMatch::Sni("a.example".to_owned()), "hello.web.1", BackendHealth::Draining),
             entry(RouteMatch::Sni("b.example".to_owned()), "shop.web.2", BackendHealth::Unhealthy),
         ];
-        let listen = Listen { address: "::".parse().unwrap(), sni_port: 443 };
-        let table = table(&entries, listen);
+        let proxies = ["443=192.0.2.0/24", "2001:db8::1"].map(|from| from.parse().unwrap()).to_vec();
+        let address = "::".parse().unwrap();
+        let listen = Listen { address, ipv4: ipv4_beside(address), sni_port: 443, proxies };
+        let table = table(&entries, &listen);
         table.validate().unwrap();
         let listeners: Vec<String> = table.listeners.keys().map(ToString::to_string).collect();
         assert_eq!(listeners, ["[::]:80", "[::]:443"]);
         let Listener::Sni { names } = &table.listeners[&"[::]:443".parse().unwrap()] else { panic!("not SNI") };
         assert_eq!(names.values().collect::<Vec<_>>(), ["sni:a.example", "sni:b.example"]);
         assert_eq!(table.routes["sni:a.example"].backends[0].state, BackendState::Draining);
+        assert!(table.routes["sni:a.example"].backends[0].proxy_protocol);
+        assert_eq!(table.routes["tcp:80"].app.as_deref(), Some("hello"));
+        let limits = table.apps["hello"];
+        assert_eq!(limits.max_connections, Some(10));
+        assert_eq!(limits.connects, Config::default().app_limits.connects);
+        let proxies = |port: &str| table.proxies[&format!("[::]:{port}").parse().unwrap()].clone();
+        assert_eq!(proxies("80"), ["2001:db8::1/128".parse().unwrap()]);
+        assert_eq!(proxies("443").len(), 2);
+    }
+
+    #[test]
+    fn only_apps_with_ipv4_are_reached_over_it() {
+        let entry = |on: RouteMatch, app: &str, ipv4| RoutingEntry {
+            on,
+            app: app.parse().unwrap(),
+            ipv4,
+            limits: IngressLimits::default(),
+            backends: Vec::new(),
+        };
+        let entries = [
+            entry(RouteMatch::TcpPort(80), "a", true),
+            entry(RouteMatch::TcpPort(81), "b", false),
+            entry(RouteMatch::Sni("a.example".to_owned()), "a", true),
+            entry(RouteMatch::Sni("b.example".to_owned()), "b", false),
+        ];
+        let listeners = |address: &str| {
+            let address = address.parse().unwrap();
+            let listen = Listen { address, ipv4: ipv4_beside(address), sni_port: 443, proxies: Vec::new() };
+            let listeners = table(&entries, &listen).listeners;
+            let shown = listeners.into_iter().map(|(addr, listener)| match listener {
+                Listener::Tcp { .. } => addr.to_string(),
+                Listener::Sni { names } => format!("{addr} {}", names.len()),
+            });
+            shown.collect::<Vec<_>>().join(", ")
+        };
+        assert_eq!(listeners("::"), "0.0.0.0:80, 0.0.0.0:443 1, [::]:80, [::]:81, [::]:443 2");
+        assert_eq!(listeners("::1"), "127.0.0.1:80, 127.0.0.1:443 1, [::1]:80, [::1]:81, [::1]:443 2");
+        assert_eq!(listeners("127.0.0.1"), "127.0.0.1:80, 127.0.0.1:81, 127.0.0.1:443 2");
+    }
+
+    #[test]
+    fn proxies_in_front_are_a_network_of_one_port_or_of_all() {
+        let from = |port, network: &str| ProxyFrom { port, network: network.parse().unwrap() };
+        let table = [
+            ("2001:db8::/32", Some(from(None, "2001:db8::/32"))),
+            ("192.0.2.1", Some(from(None, "192.0.2.1/32"))),
+            ("443=192.0.2.0/24", Some(from(Some(443), "192.0.2.0/24"))),
+            ("", None),
+            ("443=", None),
+            ("x=192.0.2.0/24", None),
+            ("192.0.2.0/33", None),
+        ];
+        for (text, expected) in table {
+            assert_eq!(text.parse().ok(), expected, "{text}");
+        }
     }
 }

@@ -27,7 +27,7 @@ mod logs;
 mod metrics;
 mod secrets;
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -55,6 +55,7 @@ use access::{Desk, Remote};
 use backend::Host;
 use checks::Clocks;
 use front::{Front, Listen};
+pub(crate) use front::{ProxyFrom, ipv4_beside};
 use secrets::Keeper;
 
 /// What `holm up` was told.
@@ -68,6 +69,10 @@ pub(crate) struct UpOptions {
     pub(crate) sni_port: u16,
     /// The address the ingress listens on.
     pub(crate) listen: IpAddr,
+    /// The address it listens on for apps with IPv4.
+    pub(crate) listen_ipv4: Ipv4Addr,
+    /// Proxies in front whose PROXY headers are believed.
+    pub(crate) proxies: Vec<ProxyFrom>,
     /// How instances are connected.
     pub(crate) network: NetworkChoice,
     /// What runs the microVMs' processors.
@@ -107,9 +112,18 @@ fn runtime() -> Result<Runtime> {
 }
 
 async fn run_to_the_end(options: &UpOptions) -> Result<()> {
+    raise_descriptors();
     let state_dir = &options.state;
     std::fs::create_dir_all(state_dir).with_context(|| format!("cannot make {}", state_dir.display()))?;
     Site::start(options).await?.serve().await
+}
+
+/// Lets this process have as many file descriptors as the system allows: each connection takes two.
+fn raise_descriptors() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    // What cannot be had is done without: the ingress refuses what it has no descriptors for.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
 }
 
 /// What failed with the chain of its causes.
@@ -174,7 +188,10 @@ impl Site {
         let host_id = host_id(dir)?;
         let (network, network_name) = network(options.network, &host_id)?;
         let ingress = Ingress::start(holm_ingress::Config::default()).context("cannot start the ingress")?;
-        let front = Front::new(ingress, Listen { address: options.listen, sni_port: options.sni_port });
+        let front = Front::new(ingress, {
+            let proxies = options.proxies.clone();
+            Listen { address: options.listen, ipv4: options.listen_ipv4, sni_port: options.sni_port, proxies }
+        });
 
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         let limits = match acceleration.kind {

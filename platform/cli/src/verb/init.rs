@@ -62,7 +62,8 @@ fn manifest(app: &AppName, image: Option<&str>, port: Option<u16>) -> Result<Man
         health,
         stop: StopPolicy::default(),
     };
-    let route = port.map(|port| Route { on: RouteMatch::TcpPort(port), process: web.clone(), port });
+    let route =
+        port.map(|port| Route { on: RouteMatch::TcpPort(port), process: web.clone(), port, proxy_protocol: false });
     Ok(Manifest {
         app: app.clone(),
         image: image.map(str::to_owned),
@@ -70,6 +71,7 @@ fn manifest(app: &AppName, image: Option<&str>, port: Option<u16>) -> Result<Man
         routes: route.into_iter().collect(),
         config: BTreeMap::new(),
         secrets: BTreeMap::new(),
+        ingress: Default::default(),
         environments: BTreeMap::new(),
     })
 }

@@ -10,6 +10,7 @@ mod follow;
 mod guest;
 mod images;
 mod init;
+mod ipv4;
 mod logs;
 mod plan;
 pub(crate) mod reference;
@@ -87,6 +88,7 @@ async fn ask(verb: Verb, context: &Context<'_>) -> Result<(), Failure> {
         Verb::Secrets(verb) => secrets::run(&verb, context).await,
         Verb::Tokens(verb) => tokens::run(&verb, context).await,
         Verb::Metrics => context.out.text(&context.client.metrics().await?),
+        Verb::Ipv4(verb) => ipv4::run(&verb, context).await,
         Verb::Events(events) => events::run(&events, context).await,
         Verb::Explain(explain) => explain::run(&explain, context).await,
         Verb::Images(verb) => images::run(&verb, context).await,

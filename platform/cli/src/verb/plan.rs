@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use holm_manifest::Manifest;
+use holm_manifest::{Manifest, Route};
 use holm_model::id::{AppKey, Digest, InstanceName, ReleaseNumber};
 use holm_model::state::{State, manifest_hash};
 use serde::Serialize;
@@ -68,7 +68,8 @@ fn plan(state: &State, wish: Wish) -> Plan {
     let replaced = live.map(|(name, _)| name.clone()).collect();
     let routes = |manifest: &Manifest| -> Vec<String> {
         let routes = manifest.routes_in(&app.env).iter();
-        routes.map(|route| format!("{} to port {} of `{}`", route.on, route.port, route.process)).collect()
+        let told = |route: &Route| if route.proxy_protocol { ", with a PROXY header" } else { "" };
+        routes.map(|r| format!("{} to port {} of `{}`{}", r.on, r.port, r.process, told(r))).collect()
     };
     let (before, after) = (release.map(|release| routes(&release.manifest)).unwrap_or_default(), routes(manifest));
     let without = |of: &[String], other: &[String]| of.iter().filter(|r| !other.contains(r)).cloned().collect();

@@ -31,7 +31,12 @@ pub(crate) async fn run(verb: &Route, context: &Context<'_>) -> Result<(), Failu
         }
         Route::Add(add) => {
             let app = add.app.resolve(None)?;
-            let route = holm_manifest::Route { on: on(&add.on), process: add.process.clone(), port: add.port };
+            let route = holm_manifest::Route {
+                on: on(&add.on),
+                process: add.process.clone(),
+                port: add.port,
+                proxy_protocol: add.proxy_protocol,
+            };
             check_route(&route).map_err(Failure::usage)?;
             let done = format!("{} leads to port {} of `{}`", route.on, route.port, route.process);
             change::send(context, "route-add", &app, vec![Command::AddRoute { app: app.clone(), route }], &done).await

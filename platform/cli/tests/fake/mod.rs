@@ -125,6 +125,7 @@ fn history() -> Vec<Event> {
                 on: RouteMatch::Sni("hello.example".to_owned()),
                 process: ProcessName::new("web").unwrap(),
                 port: 8443,
+                proxy_protocol: false,
             },
         },
         Event::InstanceEnded {

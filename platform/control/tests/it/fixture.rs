@@ -41,6 +41,7 @@ pub(crate) fn manifest(name: &str) -> Manifest {
         routes: Vec::new(),
         config: BTreeMap::new(),
         secrets: BTreeMap::new(),
+        ingress: Default::default(),
         environments: BTreeMap::new(),
     }
 }
@@ -50,11 +51,11 @@ pub(crate) fn routed(name: &str, routes: &[Route]) -> Manifest {
 }
 
 pub(crate) fn tcp(port: u16) -> Route {
-    Route { on: RouteMatch::TcpPort(port), process: process("web"), port: 8080 }
+    Route { on: RouteMatch::TcpPort(port), process: process("web"), port: 8080, proxy_protocol: false }
 }
 
 pub(crate) fn sni(host: &str) -> Route {
-    Route { on: RouteMatch::Sni(host.to_owned()), process: process("web"), port: 8443 }
+    Route { on: RouteMatch::Sni(host.to_owned()), process: process("web"), port: 8443, proxy_protocol: false }
 }
 
 pub(crate) fn deploy(name: &str) -> Command {

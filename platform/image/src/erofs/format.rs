@@ -79,9 +79,16 @@ impl Superblock {
         put(bytes, 40, &self.metadata_block.to_le_bytes());
         put(bytes, 48, &self.uuid);
         put(bytes, 64, &self.volume);
+        Self::seal(&mut block);
+        block
+    }
+
+    /// Puts the checksum in block 0 right.
+    pub(super) fn seal(block: &mut [u8; BLOCK]) {
+        let bytes = &mut block[SUPERBLOCK_OFFSET..];
+        put(bytes, 4, &[0; 4]);
         let checksum = crc32c(bytes);
         put(bytes, 4, &checksum.to_le_bytes());
-        block
     }
 
     /// `None` unless it is a superblock of the one shape this crate writes. `block` is the whole of block 0.

@@ -20,3 +20,8 @@ mod xattr;
 pub(crate) use data::{Content, DataWriter};
 pub(crate) use metadata::{Identity, finish};
 pub use reader::{DirEntry, FileType, Inode, ReadAt, Reader, ReaderError};
+
+/// Puts the superblock's checksum right; `false` when there is not even a block for it.
+pub(crate) fn seal(image: &mut [u8]) -> bool {
+    image.first_chunk_mut().map(format::Superblock::seal).is_some()
+}

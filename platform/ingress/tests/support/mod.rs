@@ -6,9 +6,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use holm_ingress::{
-    Backend, BackendState, Config, Ingress, IngressHandle, Listener, Route, RouteLimits, RoutingTable, Stats,
-};
+use holm_ingress::{Backend, BackendState, Config, Ingress, IngressHandle, Listener, Route, RoutingTable, Stats};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -20,11 +18,11 @@ pub(crate) fn start(config: Config) -> IngressHandle {
 }
 
 pub(crate) fn backend(id: &str, addr: SocketAddr) -> Backend {
-    Backend { id: id.to_owned(), addr, state: BackendState::Healthy }
+    Backend { id: id.to_owned(), addr, state: BackendState::Healthy, proxy_protocol: false }
 }
 
 pub(crate) fn route(backends: impl IntoIterator<Item = Backend>) -> Route {
-    Route { backends: backends.into_iter().collect(), limits: RouteLimits::default() }
+    Route { backends: backends.into_iter().collect(), ..Route::default() }
 }
 
 /// A table with one TCP listener on a free port and one route named `app`.
@@ -32,6 +30,7 @@ pub(crate) fn tcp_table(route: Route) -> RoutingTable {
     RoutingTable {
         listeners: BTreeMap::from([(ANY_PORT, Listener::Tcp { route: "app".into() })]),
         routes: BTreeMap::from([("app".into(), route)]),
+        ..RoutingTable::default()
     }
 }
 

@@ -48,7 +48,42 @@ pub(super) fn measure() -> Result<Vec<Measured>> {
     for (name, figure, unit) in rates {
         measured.push(against(name, figure, unit, &rounds)?);
     }
+    measured.push(memory(&report)?);
+    measured.push(hostile(&report["hostile"])?);
     Ok(measured)
+}
+
+/// What the ingress takes for each of many open connections.
+fn memory(report: &Value) -> Result<Measured> {
+    let bytes = report["idle_connection_bytes"].as_f64().context("no memory of idle connections")?;
+    let how = format!(
+        "resident memory of the ingress's process, per connection at {} open and idle; the kernel's own is not in it",
+        report["idle_connections"]
+    );
+    let value = bytes / 1024.0;
+    let samples = [("kib".to_owned(), Samples(vec![value]))].into();
+    Ok(Measured { name: "ingress-memory-10000", value, how, samples })
+}
+
+/// What hostile clients of one app do to the clients of another.
+fn hostile(report: &Value) -> Result<Measured> {
+    let samples = |name: &str| {
+        let values = report[name].as_array().into_iter().flatten().filter_map(Value::as_f64);
+        Samples(values.collect())
+    };
+    let (calm, attacked) = (samples("p99_calm_us"), samples("p99_attacked_us"));
+    let value = report["ratio"].as_f64().context("no ratio of attacked to calm")?;
+    let how = format!(
+        "p99 of connect, hello and first byte, median of {} pairs; calm {:.3} ms, under attack {:.3} ms; the attack: {} idle \
+         connections to another app and {} bad ones a second (slow, random and endless hellos)",
+        calm.0.len(),
+        calm.median() / 1e3,
+        attacked.median() / 1e3,
+        report["idle"],
+        report["bad_per_second"],
+    );
+    let samples = [("calm_us".to_owned(), calm), ("attacked_us".to_owned(), attacked)].into();
+    Ok(Measured { name: "ingress-hostile-p99", value, how, samples })
 }
 
 /// What one path took in each round.
