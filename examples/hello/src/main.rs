@@ -10,6 +10,8 @@
 //! | `GET /eat/MIB` | takes and keeps that much memory |
 //! | `GET /exit/STATUS` | the process exits with that status |
 //!
+//! Connections are kept for further requests as HTTP/1.1 has it.
+//!
 //! Started as `hello --fail STATUS` it writes a line to standard error and exits at once.
 
 #![forbid(unsafe_code)]
@@ -76,22 +78,34 @@ fn serve(port: u16) -> io::Result<()> {
 
 fn answer(stream: TcpStream) -> io::Result<()> {
     stream.set_read_timeout(Some(Duration::from_secs(30)))?;
-    let mut lines = BufReader::new(stream.try_clone()?).take(LONGEST_LINE);
-    let mut request = String::new();
-    lines.read_line(&mut request)?;
-    let mut header = String::new();
-    while lines.read_line(&mut header)? > 2 {
-        header.clear();
+    stream.set_nodelay(true)?;
+    let mut reader = BufReader::new(stream.try_clone()?);
+    loop {
+        let mut lines = reader.by_ref().take(LONGEST_LINE);
+        let mut request = String::new();
+        if lines.read_line(&mut request)? == 0 {
+            return Ok(());
+        }
+        // What is older than HTTP/1.1 expects the end of the connection as the end of the answer.
+        let mut keep = request.trim_end().ends_with(" HTTP/1.1");
+        let mut header = String::new();
+        while lines.read_line(&mut header)? > 2 {
+            keep &= !header.trim().eq_ignore_ascii_case("connection: close");
+            header.clear();
+        }
+        let Some(path) = request.strip_prefix("GET ").and_then(|rest| rest.split(' ').next()) else {
+            return respond(&stream, "400 Bad Request", false, b"only GET is known here\n");
+        };
+        let (status, body) = page(path);
+        // Health checks come every second and would drown what a person looks for.
+        if path != "/healthz" {
+            say(&mut io::stdout(), &format!("GET {path} {}", &status[..3]));
+        }
+        respond(&stream, status, keep, &body)?;
+        if !keep {
+            return Ok(());
+        }
     }
-    let Some(path) = request.strip_prefix("GET ").and_then(|rest| rest.split(' ').next()) else {
-        return respond(&stream, "400 Bad Request", b"only GET is known here\n");
-    };
-    let (status, body) = page(path);
-    // Health checks come every second and would drown what a person looks for.
-    if path != "/healthz" {
-        say(&mut io::stdout(), &format!("GET {path} {}", &status[..3]));
-    }
-    respond(&stream, status, &body)
 }
 
 fn page(path: &str) -> (&'static str, Vec<u8>) {
@@ -134,8 +148,10 @@ fn greeting() -> Vec<u8> {
     format!("{greeting} from {instance}, {release}\n").into_bytes()
 }
 
-fn respond(mut stream: &TcpStream, status: &str, body: &[u8]) -> io::Result<()> {
-    let head = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
+fn respond(mut stream: &TcpStream, status: &str, keep: bool, body: &[u8]) -> io::Result<()> {
+    let connection = if keep { "keep-alive" } else { "close" };
+    let length = body.len();
+    let head = format!("HTTP/1.1 {status}\r\nContent-Length: {length}\r\nConnection: {connection}\r\n\r\n");
     stream.write_all(head.as_bytes())?;
     stream.write_all(body)
 }

@@ -90,6 +90,9 @@ pub struct Network {
     /// Search domains, in order.
     #[serde(default)]
     pub search: Vec<String>,
+    /// Whether the guest answers for the names of the app's own instances, which [`crate::HostMessage::Names`] tells.
+    #[serde(default, skip_serializing_if = "core::ops::Not::not")]
+    pub names: bool,
 }
 
 /// An IPv6 address with its way out.

@@ -7,6 +7,7 @@ use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
@@ -28,6 +29,8 @@ impl Features {
     pub const METRICS: &'static str = "metrics";
     /// Sets its clock on `SetTime` and `Hello`.
     pub const SET_TIME: &'static str = "set-time";
+    /// Answers for the names of the app's own instances.
+    pub const NAMES: &'static str = "names";
     /// Writes the configuration's files.
     pub const FILES: &'static str = "files";
     /// Delivers the configuration's secrets.
@@ -87,6 +90,13 @@ pub enum HostMessage {
         id: u32,
         /// Unix nanoseconds.
         unix_ns: u64,
+    },
+    /// Sets the addresses of the app's own instances by process type, in place of those told before.
+    Names {
+        /// Request id.
+        id: u32,
+        /// Addresses by process type.
+        names: BTreeMap<String, Vec<IpAddr>>,
     },
     /// Sends records from `seq` on, now and as they come, within `window`. Replaces an earlier subscription.
     LogsFrom {

@@ -29,6 +29,7 @@ fn config() -> Config {
             v4: Some(Ipv4Address { address: "10.0.2.15".parse().unwrap(), prefix: 24, gateway: None }),
             dns: vec!["fd00::53".into()],
             search: vec!["app.internal".into()],
+            names: true,
         }),
         root: RootOptions { writable_max: Some(1 << 25) },
         health: Some(HealthCheck {
@@ -67,6 +68,7 @@ fn host_messages() {
         HostMessage::Stop { id: 4, grace_ms: Some(1) },
         HostMessage::Metrics { id: 5 },
         HostMessage::SetTime { id: 6, unix_ns: 1 },
+        HostMessage::Names { id: 7, names: [("web".into(), vec!["fd00::7".parse().unwrap()])].into() },
         HostMessage::LogsFrom { subscription: 1, seq: 2, window: 3 },
         HostMessage::LogsAck { subscription: 1, credit: 2 },
         HostMessage::LogsEnd,

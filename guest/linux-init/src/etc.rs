@@ -17,16 +17,18 @@ pub(crate) fn hosts(hostname: &str, network: Option<&Network>) -> String {
     text
 }
 
-/// `/etc/resolv.conf`; `None` when no name server is given, so that the image keeps its own.
+/// `/etc/resolv.conf`; `None` when no name server is given, so that the image keeps its own. The server of the app's own
+/// names comes first: it refuses at once what it does not know.
 pub(crate) fn resolv_conf(network: &Network) -> Option<String> {
-    if network.dns.is_empty() {
+    if network.dns.is_empty() && !network.names {
         return None;
     }
     let mut text = String::new();
     if !network.search.is_empty() {
         text.push_str(&format!("search {}\n", network.search.join(" ")));
     }
-    for server in &network.dns {
+    let own = network.names.then(|| crate::names::SERVER.to_string());
+    for server in own.iter().chain(&network.dns) {
         text.push_str(&format!("nameserver {server}\n"));
     }
     Some(text)
@@ -55,5 +57,7 @@ mod tests {
         network.dns = vec!["fd00::53".into(), "10.0.2.3".into()];
         let text = resolv_conf(&network).unwrap();
         assert_eq!(text, "search a.internal b\nnameserver fd00::53\nnameserver 10.0.2.3\n");
+        network.names = true;
+        assert!(resolv_conf(&network).unwrap().contains("b\nnameserver ::1\nnameserver fd00::53\n"));
     }
 }

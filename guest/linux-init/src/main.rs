@@ -12,6 +12,7 @@ mod console;
 mod etc;
 mod exec;
 mod health;
+mod names;
 mod netlink;
 mod output;
 mod port;

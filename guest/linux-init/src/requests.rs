@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::fd::OwnedFd;
+use std::sync::PoisonError;
 
 use holm_guest_control::secrets::GuestSecret;
 use holm_guest_control::{
@@ -21,7 +22,7 @@ use crate::root::Root;
 use crate::secrets::{self, Owned};
 use crate::supervisor::{Configured, Subscription, Supervisor, working_dir};
 use crate::users::{self, Identity};
-use crate::{cgroup, clock, netlink, process};
+use crate::{cgroup, clock, names, netlink, process};
 
 /// Commands that may run beside the app at once.
 const MAX_EXECS: usize = 32;
@@ -70,6 +71,10 @@ impl Supervisor {
                 let set =
                     clock::follow(unix_ns).map_err(|e| error(ErrorCode::Failed, format!("cannot set the clock: {e}")));
                 self.reply(id, set.map(|()| ReplyValue::Done));
+            }
+            HostMessage::Names { id, names } => {
+                *self.names.lock().unwrap_or_else(PoisonError::into_inner) = names;
+                self.reply(id, Ok(ReplyValue::Done));
             }
             HostMessage::LogsFrom { subscription, seq, window } => {
                 self.subscription = Some(Subscription { number: subscription, next: seq, credit: window });
@@ -148,6 +153,7 @@ impl Supervisor {
             Features::SET_TIME,
             Features::FILES,
             Features::SECRETS,
+            Features::NAMES,
         ];
         let mut status = self.status.clone();
         status.next_log = self.ring.next_seq();
@@ -185,6 +191,9 @@ impl Supervisor {
         let made = make_root(&config);
         self.image = made.as_ref().map(|_| ()).map_err(|e| e.message.clone());
         let (root, place, identity) = made?;
+        if config.network.as_ref().is_some_and(|network| network.names) {
+            names::serve(self.names.clone());
+        }
         self.configured = Some(Configured { config, root, place, identity });
         self.marks.set("configured");
         self.emit(What::Configured);

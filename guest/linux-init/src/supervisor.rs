@@ -26,7 +26,7 @@ use crate::process::{Launch, Place, Role};
 use crate::requests::environment;
 use crate::root::Root;
 use crate::users::Identity;
-use crate::{cgroup, clock, process};
+use crate::{cgroup, clock, names, process};
 
 /// Bytes of output the guest keeps for a host that is away.
 const LOG_RING: usize = 1024 * 1024;
@@ -81,6 +81,8 @@ pub(crate) struct Supervisor {
     /// Commands whose session is over, still to be reaped.
     pub(crate) orphans: Vec<Exec>,
     pub(crate) checks: Option<Checks>,
+    /// What the host said of the app's own instances.
+    pub(crate) names: names::Shared,
     ending: Ending,
     linger_until: Option<u64>,
     signals: UnixStream,
@@ -131,6 +133,7 @@ impl Supervisor {
             execs: BTreeMap::new(),
             orphans: Vec::new(),
             checks: None,
+            names: names::Shared::default(),
             ending: Ending::No,
             linger_until: None,
             signals,

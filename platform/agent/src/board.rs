@@ -1,10 +1,11 @@
 //! What the agent shows of its instances: the report, and the way to their guests and logs.
 
 use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use holm_model::id::{InstanceName, Seq};
-use holm_model::report::{HostReport, Observation};
+use holm_model::id::{AppKey, InstanceName, Seq};
+use holm_model::report::{HostReport, Observation, Phase};
 use tokio::sync::watch;
 
 use crate::log::LogView;
@@ -19,6 +20,8 @@ pub(crate) struct Reach {
     pub(crate) logs: Option<LogView>,
     /// The VMM's process, while it runs.
     pub(crate) pid: Option<u32>,
+    /// The guest's address, where instances reach each other.
+    pub(crate) address: Option<Ipv6Addr>,
 }
 
 /// Written by every instance's task, read by everyone.
@@ -30,7 +33,9 @@ pub(crate) struct Board {
 
 impl Board {
     pub(crate) fn new(generation: Seq) -> Self {
-        let report = HostReport { generation, instances: BTreeMap::new() };
+        // Different from every other run is all it has to be.
+        let since = jiff::Timestamp::now().as_nanosecond().unsigned_abs() as u64;
+        let report = HostReport { run: since, number: 0, generation, instances: BTreeMap::new() };
         Self { report: watch::Sender::new(Arc::new(report)), reach: Mutex::default() }
     }
 
@@ -59,7 +64,27 @@ impl Board {
     }
 
     fn change(&self, change: impl FnOnce(&mut Arc<HostReport>) -> Option<()>) {
-        self.report.send_if_modified(|report| change(report).is_some());
+        self.report.send_if_modified(|report| {
+            let changed = change(report).is_some();
+            if changed {
+                Arc::make_mut(report).number += 1;
+            }
+            changed
+        });
+    }
+
+    /// Where the healthy instances of `app` are, by process type.
+    pub(crate) fn names_of(&self, app: &AppKey) -> BTreeMap<String, Vec<IpAddr>> {
+        let report = self.report.borrow().clone();
+        let reach = self.reach.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut names: BTreeMap<String, Vec<IpAddr>> = BTreeMap::new();
+        for (name, seen) in report.instances.iter().filter(|(name, _)| name.app == *app) {
+            let addresses = names.entry(name.process.to_string()).or_default();
+            if seen.phase == Phase::Healthy {
+                addresses.extend(reach.get(name).and_then(|reach| reach.address).map(IpAddr::V6));
+            }
+        }
+        names
     }
 
     pub(crate) fn reach(&self, name: &InstanceName) -> Option<Reach> {

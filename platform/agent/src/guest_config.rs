@@ -14,18 +14,6 @@ use holm_secrets::Secrets;
 
 use crate::world::{Attachment, Failure, Image};
 
-/// Memory a guest takes for itself, in MiB. Measured with Debian's 6.12 cloud kernel and 128 MiB: 42 MiB are the kernel's
-/// before it counts any, and 45 MiB are in use beside an app of 2 MiB.
-const GUEST_MIB: u64 = 96;
-
-/// The kernel's books take this part of all memory: 64 bytes for each page of 4 KiB.
-const BOOKS: u64 = 64;
-
-/// The memory of a microVM whose app may use `app` MiB.
-pub(crate) const fn machine_mib(app: u64) -> u64 {
-    app + GUEST_MIB + app.div_ceil(BOOKS)
-}
-
 /// How long an exited guest waits to be asked about it before it powers off by itself: as long as an agent may be away
 /// and still learn how the app ended.
 const LINGER_MS: u64 = 600_000;
@@ -71,7 +59,8 @@ pub(crate) fn guest_config(
         grace_ms: spec.stop.grace_ms,
         memory_max: Some(spec.memory.bytes()),
         network: Some(guest_network(network)),
-        root: RootOptions::default(),
+        // In the guest's memory: an app that fills it is told so before it goes over its cap.
+        root: RootOptions { writable_max: Some(spec.memory.bytes() / 2) },
         health: spec.health.as_ref().map(guest_health),
         files: Vec::new(),
         secrets,
@@ -128,6 +117,8 @@ fn guest_network(attachment: &Attachment) -> Network {
             mac: Some(mac.clone()),
             v6: Some(Ipv6Address { address: *address, prefix: 128, gateway: Some(*gateway) }),
             dns: dns.clone(),
+            // Instances reach each other only here.
+            names: true,
             ..Network::default()
         },
         // The fixed addresses of QEMU's user network.

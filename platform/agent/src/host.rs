@@ -12,13 +12,13 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use holm_guest_control::host::ConnectOptions;
 use holm_image::{ImageRef, ImageStore, Phase};
+use holm_model::footprint::machine_mib;
 use holm_model::id::{AppKey, InstanceName, SecretSetId};
 use holm_model::target::InstanceSpec;
 use holm_secrets::{Secrets, Vault};
 use holm_vmm::{CpuShares, DiskSpec, GuestStore, RunAs, VmName, VmRecord, VmSpec, Vmm};
 use jiff::Timestamp;
 
-use crate::guest_config::machine_mib;
 use crate::world::{Attachment, Failure, Image, LaunchOrder, Machine, MachineRecord, Progress, World};
 pub use network::NetworkMode;
 

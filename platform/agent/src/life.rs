@@ -8,6 +8,7 @@
 //! asked again after a kill: the journal says when it may have happened, never that it surely has not.
 
 mod boot;
+mod names;
 mod prepare;
 mod serve;
 mod stop;
@@ -76,6 +77,8 @@ struct Session {
     guest: Arc<dyn Guest>,
     status: watch::Receiver<holm_guest_control::Status>,
     pump: AbortOnDropHandle<()>,
+    /// Tells the guest where the other instances of its app are.
+    _names: AbortOnDropHandle<()>,
 }
 
 impl Life {

@@ -527,7 +527,6 @@ fn hidden_folders(dir: &Path) -> Vec<String> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
     #[test]
     fn whatever_happens_the_host_becomes_what_the_newest_target_wants(
         scripts in proptest::collection::vec(script(), 3), moves in moves(),

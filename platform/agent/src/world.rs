@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::{Ipv6Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -218,6 +218,11 @@ pub(crate) trait Guest: Send + Sync + fmt::Debug {
 
     /// Figures; also the proof that the guest answers.
     fn metrics(&self) -> BoxFuture<'_, Result<Metrics, GuestFailure>>;
+
+    /// Tells where the app's own instances are, by process type. A guest that cannot use it says nothing.
+    fn names<'a>(&'a self, _names: &'a BTreeMap<String, Vec<IpAddr>>) -> BoxFuture<'a, Result<(), GuestFailure>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
 
     /// Runs a command beside the app.
     fn exec(&self, request: ExecRequest) -> BoxFuture<'_, Result<ExecSession, GuestFailure>>;

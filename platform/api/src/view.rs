@@ -7,6 +7,7 @@ use holm_manifest::{ProcessName, Route};
 use holm_model::id::{AppKey, DeploymentNumber, Digest, InstanceName, ReleaseNumber};
 use holm_model::report::{End, Phase};
 use holm_model::state::{Deployment, DeploymentKind, DeploymentStatus, Instance, Release, State};
+use holm_planner::{CrashLoop, Shortage, crash_loops, plan, standing};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -198,6 +199,9 @@ pub struct DeploymentUpdate {
     pub wanted: BTreeMap<ProcessName, u32>,
     /// The app's instances: those that run, and those placed by this deployment that have ended.
     pub instances: Vec<InstanceView>,
+    /// The process types that have no room on the host now, with what is missing.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub waiting: BTreeMap<ProcessName, NoRoom>,
 }
 
 impl DeploymentUpdate {
@@ -213,6 +217,7 @@ impl DeploymentUpdate {
             image,
             wanted: deployment.release.map(|release| wanted(state, app, release)).unwrap_or_default(),
             instances: shown.map(|(name, instance)| InstanceView::of(name, instance)).collect(),
+            waiting: waiting(state, app, Timestamp::now()),
         })
     }
 }
@@ -289,6 +294,72 @@ pub struct ProcessView {
     pub running: u32,
     /// How many of those are healthy.
     pub healthy: u32,
+    /// How many have done their work and ended, where the restart policy asks for no others.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub done: u32,
+    /// Its instances die one after the other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub crash_loop: Option<CrashView>,
+    /// Another instance has no room on the host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waiting: Option<NoRoom>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands a reference")]
+const fn is_zero(number: &u32) -> bool {
+    *number == 0
+}
+
+/// Instances of a process type that die one after the other.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CrashView {
+    /// How many died in a row; at least this many from 8 on.
+    pub deaths: u32,
+    /// The newest of the dead.
+    pub newest: InstanceName,
+    /// How that one ended, for people.
+    pub cause: String,
+    /// When the next one is placed, while that is in the future.
+    pub next_try: Option<Timestamp>,
+}
+
+impl CrashView {
+    fn of(crash: CrashLoop) -> Self {
+        let deaths = u32::try_from(crash.deaths).unwrap_or(u32::MAX);
+        let cause = crash.end.cause.to_string();
+        Self { deaths, newest: crash.newest, cause, next_try: crash.next_try }
+    }
+}
+
+/// Memory that is missing for one more instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NoRoom {
+    /// What it takes, in bytes.
+    pub needs: u64,
+    /// What is free, in bytes.
+    pub free: u64,
+    /// What microVMs may take together, in bytes.
+    pub cap: u64,
+}
+
+impl From<Shortage> for NoRoom {
+    fn from(Shortage { needs, free, cap }: Shortage) -> Self {
+        Self { needs, free, cap }
+    }
+}
+
+impl std::fmt::Display for NoRoom {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let [needs, free, cap] = [self.needs, self.free, self.cap].map(|bytes| bytes >> 20);
+        write!(f, "no memory: it takes {needs} MiB, {free} of the host's {cap} MiB are free")
+    }
+}
+
+/// The process types of `app` that have no room now. `state` is that of all apps.
+#[must_use]
+pub fn waiting(state: &State, app: &AppKey, now: Timestamp) -> BTreeMap<ProcessName, NoRoom> {
+    let waiting = plan(state, now).waiting.into_iter().filter(|waiting| waiting.app == *app);
+    waiting.map(|waiting| (waiting.process, waiting.shortage.into())).collect()
 }
 
 /// A route with where it comes from.
@@ -329,20 +400,27 @@ pub struct AppView {
 }
 
 impl AppView {
-    /// The picture of one app, if it exists.
+    /// The picture of one app at the time `now`, if it exists. `state` is that of all apps.
     #[must_use]
-    pub fn of(state: &State, key: &AppKey) -> Option<Self> {
+    pub fn of(state: &State, key: &AppKey, now: Timestamp) -> Option<Self> {
+        let mut crashing = crash_loops(state, now);
+        crashing.retain(|crash| crash.app == *key);
+        let waiting = waiting(state, key, now);
         let app = state.apps.get(key)?;
         let current = app.current.and_then(|n| Some(ReleaseView::of(n, state.release(key, n)?, app.current)));
         let wanted = state.wanted_release(key).map(|release| wanted(state, key, release)).unwrap_or_default();
         let processes = wanted.into_iter().map(|(process, wanted)| {
-            let live = || state.instances_of(key).filter(|(name, i)| name.process == process && i.is_live());
+            let live = || state.instances_of(key).filter(|(name, i)| name.process == process && i.is_live() && !i.task);
             let healthy = live().filter(|(_, instance)| instance.phase == Phase::Healthy);
+            let crash_loop = crashing.iter().find(|crash| crash.process == process);
             ProcessView {
                 wanted,
                 scaled: app.scale.contains_key(&process),
                 running: count(live()),
                 healthy: count(healthy),
+                done: u32::try_from(standing(state, key, &process).done).unwrap_or(u32::MAX),
+                crash_loop: crash_loop.cloned().map(CrashView::of),
+                waiting: waiting.get(&process).copied(),
                 process,
             }
         });
@@ -374,8 +452,7 @@ pub fn instance_for(state: &State, app: &AppKey, process: Option<&ProcessName>) 
     }
     let fits = |name: &&InstanceName| process.is_none_or(|process| name.process == *process);
     let in_phase = |wanted: &[Phase]| {
-        let found =
-            state.instances_of(app).filter(|(_, instance)| instance.is_live() && wanted.contains(&instance.phase));
+        let found = state.instances_of(app).filter(|(_, i)| i.is_live() && !i.task && wanted.contains(&i.phase));
         found.map(|(name, _)| name).filter(fits).min_by_key(|name| name.number).cloned()
     };
     in_phase(&[Phase::Healthy]).or_else(|| in_phase(&[Phase::Unhealthy, Phase::Starting])).ok_or_else(|| {

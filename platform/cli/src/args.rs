@@ -6,8 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use holm_manifest::{AppName, EnvName, ProcessName};
-use holm_model::id::InstanceName;
+use holm_manifest::{AppName, EnvName, Memory, ProcessName};
 
 pub(crate) use access::{Rollout, Secrets, SecretsDiff, SecretsRender, Tokens, TokensCreate};
 
@@ -147,7 +146,7 @@ pub(crate) enum Verb {
     Ipv4(Ipv4),
     /// Show what happened, who caused it and when
     Events(Events),
-    /// Tell why an instance is where it is, why it waits, or why it ended
+    /// Tell why an instance or an app is where it is, why it waits, or why it ended
     Explain(Explain),
     /// List, inspect and prune the images on this host
     #[command(subcommand)]
@@ -208,6 +207,10 @@ pub(crate) struct Up {
     /// How instances are connected
     #[arg(long, value_name = "KIND", default_value = "auto")]
     pub(crate) network: Network,
+    /// Memory that all microVMs together may take, such as `8GiB` [default: the host's, less a sixteenth and at least
+    /// 512 MiB]
+    #[arg(long, value_name = "AMOUNT", value_parser = parse_memory)]
+    pub(crate) memory: Option<Memory>,
     /// What runs the microVMs' processors
     #[arg(long, value_name = "KIND", default_value = "auto")]
     pub(crate) accel: Acceleration,
@@ -234,6 +237,11 @@ pub(crate) struct Up {
     pub(crate) metrics: Option<SocketAddr>,
 }
 
+/// An amount of memory, as in a manifest.
+fn parse_memory(text: &str) -> Result<Memory, String> {
+    Memory::parse(text).ok_or_else(|| "write it as a whole number of MiB or GiB, such as `512MiB` or `8GiB`".to_owned())
+}
+
 /// An address, also in the brackets that it has in front of a port.
 fn parse_address(text: &str) -> Result<IpAddr, std::net::AddrParseError> {
     text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text).parse()
@@ -251,7 +259,7 @@ pub(crate) struct Deploy {
     #[command(flatten)]
     pub(crate) plan: Plan,
     /// Return once the server has accepted it
-    #[arg(long)]
+    #[arg(long, visible_alias = "no-wait")]
     pub(crate) detach: bool,
 }
 
@@ -327,6 +335,9 @@ pub(crate) struct Scale {
     /// A process type and its count, 0 to 100, or `manifest` for what the manifest says
     #[arg(required = true, value_name = "PROCESS=N", value_parser = parse_count)]
     pub(crate) counts: Vec<(ProcessName, Option<u32>)>,
+    /// Return once the server has accepted it
+    #[arg(long, visible_alias = "detach")]
+    pub(crate) no_wait: bool,
 }
 
 fn parse_count(text: &str) -> Result<(ProcessName, Option<u32>), String> {
@@ -344,7 +355,7 @@ pub(crate) struct Follow {
     #[command(flatten)]
     pub(crate) app: NamedApp,
     /// Return once the server has accepted it
-    #[arg(long)]
+    #[arg(long, visible_alias = "no-wait")]
     pub(crate) detach: bool,
 }
 
@@ -356,7 +367,7 @@ pub(crate) struct Rollback {
     #[command(flatten)]
     pub(crate) app: AppArgs,
     /// Return once the server has accepted it
-    #[arg(long)]
+    #[arg(long, visible_alias = "no-wait")]
     pub(crate) detach: bool,
 }
 
@@ -441,9 +452,9 @@ pub(crate) struct Events {
 
 #[derive(Debug, Args)]
 pub(crate) struct Explain {
-    /// The instance, such as `hello.web.7`; also one that has ended
-    #[arg(value_name = "INSTANCE")]
-    pub(crate) instance: InstanceName,
+    /// An instance such as `hello.web.7`, also one that has ended; or an app, `APP` or `APP/ENV`
+    #[arg(value_name = "INSTANCE|APP")]
+    pub(crate) name: String,
 }
 
 #[derive(Debug, Subcommand)]

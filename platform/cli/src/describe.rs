@@ -38,6 +38,9 @@ pub(crate) fn event(event: &Event) -> String {
         Event::Ipv4Released { app } => format!("{app}: its routes are no longer reached over IPv4"),
         Event::AppForgotten { app } => format!("{app}: is gone"),
         Event::AppDestroyed { app } => format!("{app}: was destroyed"),
+        Event::InstancePlaced { instance, release, task: true, .. } => {
+            format!("{instance}: placed to run the release command of {release}")
+        }
         Event::InstancePlaced { instance, release, why, .. } => format!("{instance}: placed with {release}: {why}"),
         Event::InstanceRetired { instance, why } => format!("{instance}: is to go: {why}"),
         Event::InstanceObserved { instance, phase, detail, .. } => match detail {
@@ -46,7 +49,7 @@ pub(crate) fn event(event: &Event) -> String {
         },
         Event::InstanceEnded { instance, end } => format!("{instance}: ended: {}", end.cause),
         Event::InstanceForgotten { instance } => format!("{instance}: is remembered no longer"),
-        Event::HostStarted { version, acceleration, network, why } => {
+        Event::HostStarted { version, acceleration, network, why, .. } => {
             format!("holm {version} started with {acceleration} and the {network} network: {why}")
         }
         Event::TokenCreated { id, name, .. } => format!("the access token `{name}` ({id}) was made"),

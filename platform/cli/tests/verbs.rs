@@ -239,13 +239,29 @@ fn exec_carries_much_input_unchanged() {
 #[test]
 fn scale_stop_start_and_destroy() {
     let mut desk = Desk::new();
-    desk.both(&["scale", "web=3", "worker=manifest"]);
+    desk.run(&["scale", "web=3"]);
+    desk.both(&["scale", "web=4", "--no-wait"]);
     desk.run(&["scale", "web=101"]);
     desk.both(&["stop"]);
     desk.both(&["start", "--app", "hello"]);
     desk.run(&["destroy", "hello"]);
     desk.both(&["destroy", "hello", "--yes"]);
     desk.run(&["stop", "other"]);
+    seen!(desk);
+}
+
+#[test]
+fn scale_that_fails() {
+    let mut desk = Desk::new();
+    desk.run(&["scale", "web=2"]);
+    seen!(desk);
+}
+
+#[test]
+fn explain_an_app() {
+    let mut desk = Desk::new();
+    desk.both(&["explain", "hello"]);
+    desk.run(&["explain", "nobody"]);
     seen!(desk);
 }
 
@@ -378,7 +394,7 @@ fn wrong_command_lines() {
     let mut desk = Desk::new();
     desk.run(&["deplyo"]);
     desk.run(&["exec", "hello"]);
-    desk.run(&["explain", "hello"]);
+    desk.run(&["explain", "Hello!"]);
     desk.run(&["status", "Hello"]);
     desk.run(&["status", "hello/prod", "--env", "staging"]);
     seen!(desk);

@@ -2,7 +2,7 @@
 #![allow(clippy::print_stdout, clippy::unwrap_used, reason = "a measuring program that ends at the first fault")]
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures_util::future::{BoxFuture, join_all};
 use holm_control::{Command, Control, FetchError, FetchedImage, Images, Meta, Options, ProgressSink};
@@ -33,11 +33,14 @@ fn deploy(n: u16) -> Command {
         instances: 2,
         health: None,
         stop: StopPolicy::default(),
+        restart: Default::default(),
     };
     let manifest = Manifest {
         app: AppName::new(format!("app-{n}")).unwrap(),
         image: Some("image".to_owned()),
         processes: [(ProcessName::new("web").unwrap(), process)].into(),
+        strategy: Default::default(),
+        release: None,
         routes: Vec::new(),
         config: Default::default(),
         secrets: Default::default(),
@@ -76,7 +79,7 @@ async fn main() {
         times.push(begin.elapsed());
     }
     times.sort();
-    println!("append, one at a time: p50 {:?}, p99 {:?}", times[500], times[990]);
+    let (p50, p99) = (times[500], times[990]);
 
     let (from, begin) = (control.state().seq.0, Instant::now());
     let asking = (0..APPS).map(|n| {
@@ -88,21 +91,26 @@ async fn main() {
         })
     });
     join_all(asking).await;
-    let (events, time) = (control.state().seq.0 - from, begin.elapsed());
-    println!("append, {APPS} at once: {events} events in {time:.2?}, {:.0}/s", events as f64 / time.as_secs_f64());
+    let per_s = (control.state().seq.0 - from) as f64 / begin.elapsed().as_secs_f64();
     control.close().await;
 
-    let size = std::fs::metadata(dir.path().join("holm.db")).unwrap().len() >> 20;
+    let mib = std::fs::metadata(dir.path().join("holm.db")).unwrap().len() >> 20;
     let begin = Instant::now();
     let control = open().await.unwrap();
-    let (seq, opened) = (control.state().seq, begin.elapsed());
-    println!("open with {APPS} apps, {seq} events, {size} MiB: {opened:.2?}");
+    let opened = begin.elapsed();
     let begin = Instant::now();
     let verified = control.verify().await.unwrap();
-    println!(
-        "replay and compare {} documents: {:.2?}, {} differ",
-        verified.documents,
-        begin.elapsed(),
-        verified.differing.len()
-    );
+    assert_eq!(verified.differing, [""; 0]);
+    let ms = |time: Duration| time.as_secs_f64() * 1e3;
+    let figures = serde_json::json!({
+        "append_p50_ms": ms(p50),
+        "append_p99_ms": ms(p99),
+        "append_per_s": per_s,
+        "open_ms": ms(opened),
+        "verify_ms": ms(begin.elapsed()),
+        "events": verified.seq.0,
+        "documents": verified.documents,
+        "mib": mib,
+    });
+    println!("{figures:#}");
 }

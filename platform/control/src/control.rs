@@ -20,6 +20,7 @@ use crate::decide::{Rules, decide};
 use crate::deploying::{self, Fetching};
 use crate::images::{FetchProgress, Images};
 use crate::observe::observe;
+use crate::order::ReportOrder;
 use crate::planning;
 use crate::refusal::Refusal;
 use crate::store::{EventQuery, FolderLock, Reader, Store, StoreError, Verified};
@@ -35,11 +36,18 @@ pub struct Options {
     pub rules: Rules,
     /// The time.
     pub clock: Arc<dyn Clock>,
+    /// How many of the newest events are kept at least; older ones give way to what they led to. At least 1.
+    pub keep_events: u64,
+}
+
+impl Options {
+    /// How many events are kept where nobody says otherwise.
+    pub const KEEP_EVENTS: u64 = 100_000;
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { rules: Rules::default(), clock: Arc::new(SystemClock) }
+        Self { rules: Rules::default(), clock: Arc::new(SystemClock), keep_events: Self::KEEP_EVENTS }
     }
 }
 
@@ -82,6 +90,7 @@ pub(crate) struct Shared {
     pub(crate) clock: Arc<dyn Clock>,
     rules: Arc<Rules>,
     live: ArcSwap<HostReport>,
+    order: Mutex<ReportOrder>,
     jobs: Mutex<Option<mpsc::Sender<Job>>>,
     reader: Arc<Mutex<Option<Reader>>>,
 }
@@ -127,7 +136,13 @@ impl Control {
             fetching: Fetching::default(),
             clock: Arc::clone(&options.clock),
             rules: Arc::new(options.rules),
-            live: ArcSwap::from_pointee(HostReport { generation: Seq(0), instances: Default::default() }),
+            live: ArcSwap::from_pointee(HostReport {
+                run: 0,
+                number: 0,
+                generation: Seq(0),
+                instances: Default::default(),
+            }),
+            order: Mutex::default(),
             jobs: Mutex::new(Some(jobs)),
             reader: Arc::new(Mutex::new(Some(reader))),
         });
@@ -140,7 +155,7 @@ impl Control {
                 shared.changes.send_replace(seq);
             })
         };
-        let writer = Writer::new(store, lock, state, options.clock, publish)?;
+        let writer = Writer::new(store, lock, state, options.clock, publish, options.keep_events.max(1))?;
         let (writing, written) = watch::channel(false);
         thread::Builder::new()
             .name("holm-writer".to_owned())
@@ -198,11 +213,15 @@ impl Control {
     }
 
     /// Takes what a host sees. What has changed is recorded; the rest is kept in memory until the next report. Reports
-    /// of one host come one after the other, never at the same time.
+    /// of one host come one after the other, never at the same time; one that is older than one before is left out.
     ///
     /// # Errors
     /// [`Refused`]: nothing was recorded; the next report makes it good.
     pub async fn report(&self, report: HostReport) -> Result<(), Refused> {
+        if !self.shared.order.lock().unwrap_or_else(PoisonError::into_inner).admits(&report) {
+            tracing::debug!(run = report.run, number = report.number, "a late report was left out");
+            return Ok(());
+        }
         let report = Arc::new(report);
         self.shared.live.store(Arc::clone(&report));
         self.shared.record("host", None, move |state, at| observe(state, &report, at)).await.map(drop)
@@ -270,7 +289,7 @@ impl Control {
         self.read(move |reader| reader.events(&query)).await
     }
 
-    /// Replays the whole log beside the running work and compares what it gives with the stored documents.
+    /// Replays the log, as far as it is kept, beside the running work and compares what it gives with the stored documents.
     ///
     /// # Errors
     /// [`StoreError`] when the log cannot be read. Documents that differ are no error but part of the answer.

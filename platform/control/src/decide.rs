@@ -46,7 +46,7 @@ pub fn decide(state: &State, rules: &Rules, command: &Command) -> Result<Vec<Eve
         Command::Stop { .. } if app.stopped => Ok(Vec::new()),
         Command::Stop { .. } => Ok(vec![Event::AppStopped { app: key.clone() }]),
         Command::Start { .. } if !app.stopped => Ok(Vec::new()),
-        Command::Start { .. } => Ok(vec![Event::AppStarted { app: key.clone() }]),
+        Command::Start { .. } => case.start(),
         Command::RouteAdd { route, .. } => case.route_add(route),
         Command::RouteRemove { on, .. } => case.route_remove(on),
         Command::Secrets { set, changed, removed, restart, .. } => {
@@ -80,6 +80,7 @@ impl Case<'_> {
         }
         secrets::check_set(self.key, &self.app.secrets, manifest)?;
         self.check_routes_free(manifest.routes_in(&self.key.env))?;
+        self.check_room(self.app, manifest, true)?;
         Ok(vec![Event::DeployRequested {
             app: self.key.clone(),
             deployment: self.app.last_deployment.next(),
@@ -143,6 +144,7 @@ impl Case<'_> {
         if let Some(back) = self.state.release(self.key, release) {
             secrets::check_set(self.key, &self.app.secrets, &back.manifest)?;
             self.check_routes_free(back.manifest.routes_in(&self.key.env))?;
+            self.check_room(self.app, &back.manifest, true)?;
         }
         let deployment = self.app.last_deployment.next();
         Ok(vec![Event::RollbackRequested { app: self.key.clone(), deployment, release }])
@@ -164,6 +166,9 @@ impl Case<'_> {
         if self.app.current.is_none() {
             return Err(Refusal::NothingDeployed { app: self.key.clone() });
         }
+        if let Some(manifest) = self.wanted() {
+            self.check_room(self.app, manifest, true)?;
+        }
         let deployment = self.app.last_deployment.next();
         Ok(vec![Event::RestartRequested { app: self.key.clone(), deployment }])
     }
@@ -176,7 +181,37 @@ impl Case<'_> {
         if self.app.scale.get(process).copied() == instances {
             return Ok(Vec::new());
         }
+        let mut scaled = self.app.clone();
+        match instances {
+            Some(count) => scaled.scale.insert(process.clone(), count),
+            None => scaled.scale.remove(process),
+        };
+        let count = |app: &App, manifest: &Manifest| {
+            app.scale.get(process).copied().unwrap_or_else(|| manifest.instances_in(&self.key.env, process))
+        };
+        // Fewer always fit, also on a host that has come back smaller.
+        if let Some(manifest) = self.wanted().filter(|m| count(&scaled, m) > count(self.app, m) && !scaled.stopped) {
+            self.check_room(&scaled, manifest, false)?;
+        }
         Ok(vec![Event::Scaled { app: self.key.clone(), process: process.clone(), instances }])
+    }
+
+    fn start(&self) -> Result<Vec<Event>, Refusal> {
+        if let Some(manifest) = self.wanted() {
+            self.check_room(self.app, manifest, false)?;
+        }
+        Ok(vec![Event::AppStarted { app: self.key.clone() }])
+    }
+
+    /// The manifest of the release that should run.
+    fn wanted(&self) -> Option<&Manifest> {
+        self.state.wanted_release(self.key).and_then(|n| self.state.release(self.key, n)).map(|r| &r.manifest)
+    }
+
+    /// Whether the host could hold `app` with `manifest`; `comes_in`: beside what runs of it now.
+    fn check_room(&self, app: &App, manifest: &Manifest, comes_in: bool) -> Result<(), Refusal> {
+        holm_planner::fits(self.state, self.key, app, manifest, comes_in)
+            .map_err(|shortage| Refusal::NoRoom { app: self.key.clone(), shortage })
     }
 
     fn route_add(&self, route: &Route) -> Result<Vec<Event>, Refusal> {

@@ -157,7 +157,7 @@ fn result(state: &State, work: &Work, fetched: Result<FetchedImage, FetchError>)
             vec![Event::ReleaseReady { app, deployment, release, digest, reference }]
         }
         Err(FetchError { message, .. }) => {
-            vec![Event::DeploymentFailed { app, deployment, why: message, last_log: Vec::new() }]
+            vec![Event::DeploymentFailed { app, deployment, why: message, last_log: Vec::new(), back_to: None }]
         }
     }
 }

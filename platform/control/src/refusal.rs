@@ -4,6 +4,7 @@ use std::fmt::Display;
 
 use holm_manifest::{ProcessName, RouteMatch, SecretName};
 use holm_model::id::{AppKey, ReleaseNumber};
+use holm_planner::Shortage;
 
 /// A command that cannot be carried out. It has changed nothing.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -72,6 +73,13 @@ pub enum Refusal {
         asked: u32,
         /// How many there may be.
         limit: u32,
+    },
+    /// The host has not enough memory for it beside the other apps.
+    NoRoom {
+        /// The app.
+        app: AppKey,
+        /// What is needed and what is free.
+        shortage: Shortage,
     },
     /// The app has no such release.
     UnknownRelease {
@@ -193,6 +201,7 @@ impl Refusal {
             Self::NoImage { .. } => "no_image",
             Self::UnknownProcess { .. } => "unknown_process",
             Self::TooManyInstances { .. } => "too_many_instances",
+            Self::NoRoom { .. } => "no_room",
             Self::UnknownRelease { .. } => "unknown_release",
             Self::AlreadyCurrent { .. } => "already_current",
             Self::NothingToRollBackTo { .. } => "nothing_to_roll_back_to",
@@ -226,6 +235,7 @@ impl Refusal {
             }
             Self::UnknownProcess { app, process, .. } => format!("`{app}` has no process type `{process}`"),
             Self::TooManyInstances { app, asked, .. } => format!("cannot scale `{app}` to {asked} instances"),
+            Self::NoRoom { app, .. } => format!("there is no room for `{app}`"),
             Self::UnknownRelease { app, release, .. } => format!("`{app}` has no release {release}"),
             Self::AlreadyCurrent { app, release } => format!("cannot roll `{app}` back to {release}"),
             Self::NothingToRollBackTo { app } => format!("cannot roll `{app}` back"),
@@ -257,6 +267,10 @@ impl Refusal {
             Self::NoImage { .. } => "neither the command nor the manifest names an image".to_owned(),
             Self::UnknownProcess { known, .. } => format!("its process types are {}", list(known)),
             Self::TooManyInstances { limit, .. } => format!("a process type has at most {limit}"),
+            Self::NoRoom { shortage, .. } => {
+                let [needs, free, cap] = [shortage.needs.div_ceil(1 << 20), shortage.free >> 20, shortage.cap >> 20];
+                format!("it needs {needs} MiB of memory at once, and {free} of the host's {cap} MiB are free for it")
+            }
             Self::UnknownRelease { known, .. } if known.is_empty() => "it has none yet".to_owned(),
             Self::UnknownRelease { known, .. } => format!("its releases are {}", list(known)),
             Self::AlreadyCurrent { release, .. } => format!("{release} serves already"),
@@ -291,6 +305,9 @@ impl Refusal {
             Self::NothingDeployed { .. } => "deploy it with `holm deploy`".to_owned(),
             Self::OtherAppsManifest { .. } => "use the manifest of the app, or rename the app in it".to_owned(),
             Self::NoImage { .. } => "name one on the command line, or as `image` in the manifest".to_owned(),
+            Self::NoRoom { .. } => {
+                "ask for fewer instances or less `memory`, or give microVMs more with `holm up --memory`".to_owned()
+            }
             Self::UnknownRelease { app, .. } | Self::NothingToRollBackTo { app } => {
                 format!("`holm releases {app}` lists them")
             }

@@ -1,4 +1,4 @@
-//! The database file: the only module that speaks SQL. Events are added and never changed.
+//! The database file: the only module that speaks SQL. Events are added, never changed, and removed only by compaction.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -12,9 +12,12 @@ use jiff::Timestamp;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Row, params};
 
 use crate::codec::{self, DecodeError};
+use compact::Base;
+
+mod compact;
 
 /// The layout of the database that this version writes.
-const SCHEMA_VERSION: i64 = 1;
+const SCHEMA_VERSION: i64 = 2;
 
 /// How long a request's key is remembered.
 const KEYS_KEPT: jiff::SignedDuration = jiff::SignedDuration::from_hours(30 * 24);
@@ -36,8 +39,6 @@ const SCHEMA: &str = "
     ) STRICT;
     CREATE TRIGGER events_never_change BEFORE UPDATE ON events
         BEGIN SELECT RAISE(ABORT, 'events are never changed'); END;
-    CREATE TRIGGER events_never_go BEFORE DELETE ON events
-        BEGIN SELECT RAISE(ABORT, 'events are never removed'); END;
     CREATE TABLE requests (
         key       TEXT    PRIMARY KEY,
         actor     TEXT    NOT NULL,
@@ -225,13 +226,14 @@ impl Store {
         let connection = Connection::open_with_flags(&path, OpenFlags::SQLITE_OPEN_READ_WRITE)
             .map_err(|source| explain(&path, "open the database", source))?;
         let store = Self { connection, path };
-        store.check()?;
+        let found = store.check()?;
         store.configure()?;
+        store.bring_up_to_date(found)?;
         Ok(store)
     }
 
     /// Refuses everything that is not a sound database of this version, before anything is written.
-    fn check(&self) -> Result<(), StoreError> {
+    fn check(&self) -> Result<i64, StoreError> {
         let known = SCHEMA_VERSION;
         let found = "SELECT value FROM meta WHERE key = 'schema'";
         let found = self.connection.query_row(found, [], |row| row.get::<_, i64>(0)).map_err(|source| match source
@@ -246,9 +248,22 @@ impl Store {
         }
         let sound = self.connection.query_row("PRAGMA quick_check(1)", [], |row| row.get::<_, String>(0));
         match sound.map_err(|source| self.failed("check the database", source))?.as_str() {
-            "ok" => Ok(()),
+            "ok" => Ok(found),
             what => Err(StoreError::Damaged { path: self.path.clone(), what: what.replace('\n', " ") }),
         }
+    }
+
+    /// Brings a database of an older schema to this one, in one transaction.
+    fn bring_up_to_date(&self, found: i64) -> Result<(), StoreError> {
+        if found == SCHEMA_VERSION {
+            return Ok(());
+        }
+        let steps = format!(
+            "BEGIN IMMEDIATE; DROP TRIGGER IF EXISTS events_never_go; {}
+             UPDATE meta SET value = {SCHEMA_VERSION} WHERE key = 'schema'; COMMIT",
+            compact::SCHEMA
+        );
+        self.run("bring the database to this version's schema", &steps)
     }
 
     fn configure(&self) -> Result<(), StoreError> {
@@ -292,7 +307,11 @@ impl Store {
     }
 
     pub(crate) fn last_seq(&self) -> Result<Seq, StoreError> {
-        let last = self.connection.query_row("SELECT coalesce(max(seq), 0) FROM events", [], |row| row.get(0));
+        let last = self.connection.query_row(
+            "SELECT max((SELECT coalesce(max(seq), 0) FROM events), (SELECT value FROM meta WHERE key = 'base'))",
+            [],
+            |row| row.get(0),
+        );
         last.map(Seq).map_err(|source| self.failed("read the log", source))
     }
 
@@ -339,7 +358,8 @@ impl Store {
     pub(crate) fn append(&self, events: &[Recorded], request: Option<&str>) -> Result<(), StoreError> {
         let failed = |source| self.failed("append to the log", source);
         let insert = "INSERT INTO events (seq, stream, version, type, schema, actor, request_id, cause, at, body)
-             VALUES (?1, ?2, 1 + (SELECT coalesce(max(version), 0) FROM events WHERE stream = ?2),
+             VALUES (?1, ?2, 1 + coalesce((SELECT max(version) FROM events WHERE stream = ?2),
+                                          (SELECT version FROM streams WHERE stream = ?2), 0),
                      ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
         let mut insert = self.connection.prepare_cached(insert).map_err(failed)?;
         for recorded in events {
@@ -470,7 +490,7 @@ impl Reader {
             .map_err(failed)?;
         let mut events = Vec::new();
         while let Some(row) = rows.next().map_err(failed)? {
-            let event = self.recorded(row)?;
+            let event = recorded(row, &self.path)?;
             if query.since.is_none_or(|since| event.at >= since) {
                 events.push(event);
             }
@@ -481,48 +501,29 @@ impl Reader {
         Ok(events)
     }
 
-    fn recorded(&self, row: &Row<'_>) -> Result<Recorded, StoreError> {
-        let failed = |source| explain(&self.path, "read the log", source);
-        let seq: u64 = row.get(0).map_err(failed)?;
-        let read = || {
-            let kind: String = row.get(1)?;
-            let schema: u32 = row.get(2)?;
-            let actor: String = row.get(3)?;
-            let cause: Option<u64> = row.get(4)?;
-            let at: String = row.get(5)?;
-            let body: String = row.get(6)?;
-            Ok((kind, schema, actor, cause, at, body))
-        };
-        let (kind, schema, actor, cause, at, body) = read().map_err(failed)?;
-        let event = codec::decode(&kind, schema, &body).map_err(|source| StoreError::Event { seq, source })?;
-        let at = at.parse().map_err(|_| StoreError::Damaged {
-            path: self.path.clone(),
-            what: format!("event {seq} has the time `{at}`"),
-        })?;
-        Ok(Recorded { seq: Seq(seq), at, actor, cause: cause.map(Seq), event })
-    }
-
-    /// Replays the whole log and compares what it gives with the stored documents, byte for byte.
+    /// Replays the log from its base and compares what it gives with the stored documents, byte for byte.
     pub(crate) fn verify(&self) -> Result<Verified, StoreError> {
         let failed = |source| explain(&self.path, "read the database", source);
         // One read transaction: the writer goes on beside it.
         let snapshot = self.connection.unchecked_transaction().map_err(failed)?;
-        let mut state = State::default();
-        let mut newest: BTreeMap<String, (holm_model::state::DocumentKey, Seq)> = BTreeMap::new();
+        let Base { mut state, touched: mut newest } = compact::base(&snapshot, &self.path)?;
         let all = "SELECT seq, type, schema, actor, cause, at, body FROM events ORDER BY seq";
         let mut all = snapshot.prepare(all).map_err(failed)?;
         let mut rows = all.query([]).map_err(failed)?;
         while let Some(row) = rows.next().map_err(failed)? {
-            let recorded = self.recorded(row)?;
+            let recorded = recorded(row, &self.path)?;
             if recorded.seq != state.seq.next() {
                 let what = format!("event {} follows event {}", recorded.seq, state.seq);
                 return Err(StoreError::Damaged { path: self.path.clone(), what });
             }
             let seq = recorded.seq;
-            newest.extend(state.apply(&recorded).into_iter().map(|key| (key.to_text(), (key, seq))));
+            newest.extend(state.apply(&recorded).into_iter().map(|key| (key.to_text(), seq)));
         }
-        let replayed: BTreeMap<String, (String, u64)> =
-            newest.into_iter().filter_map(|(text, (key, seq))| Some((text, (state.document(&key)?, seq.0)))).collect();
+        let replayed: BTreeMap<String, (String, u64)> = state
+            .documents()
+            .into_iter()
+            .filter_map(|(key, body)| newest.get(&key).map(|seq| (key, (body, seq.0))))
+            .collect();
         let mut stored = snapshot.prepare("SELECT key, body, seq FROM documents").map_err(failed)?;
         let stored = stored.query_map([], |row| Ok((row.get(0)?, (row.get(1)?, row.get(2)?)))).map_err(failed)?;
         let stored: BTreeMap<String, (String, u64)> = stored.collect::<Result<_, _>>().map_err(failed)?;
@@ -530,6 +531,27 @@ impl Reader {
         let differing = keys.into_iter().filter(|key| replayed.get(*key) != stored.get(*key)).cloned().collect();
         Ok(Verified { seq: state.seq, documents: stored.len(), differing })
     }
+}
+
+/// Reads a row of the log: `seq, type, schema, actor, cause, at, body`.
+fn recorded(row: &Row<'_>, path: &Path) -> Result<Recorded, StoreError> {
+    let failed = |source| explain(path, "read the log", source);
+    let seq: u64 = row.get(0).map_err(failed)?;
+    let read = || {
+        let kind: String = row.get(1)?;
+        let schema: u32 = row.get(2)?;
+        let actor: String = row.get(3)?;
+        let cause: Option<u64> = row.get(4)?;
+        let at: String = row.get(5)?;
+        let body: String = row.get(6)?;
+        Ok((kind, schema, actor, cause, at, body))
+    };
+    let (kind, schema, actor, cause, at, body) = read().map_err(failed)?;
+    let event = codec::decode(&kind, schema, &body).map_err(|source| StoreError::Event { seq, source })?;
+    let at = at
+        .parse()
+        .map_err(|_| StoreError::Damaged { path: path.to_owned(), what: format!("event {seq} has the time `{at}`") })?;
+    Ok(Recorded { seq: Seq(seq), at, actor, cause: cause.map(Seq), event })
 }
 
 /// Makes an empty database under another name first, so that a crash leaves no half-made one behind.
@@ -550,6 +572,7 @@ fn create(dir: &Path, path: &Path) -> Result<(), StoreError> {
         connection.pragma_update(None, "synchronous", "FULL")?;
         connection.execute_batch("BEGIN")?;
         connection.execute_batch(SCHEMA)?;
+        connection.execute_batch(compact::SCHEMA)?;
         connection.execute("INSERT INTO meta (key, value) VALUES ('schema', ?1), ('applied', 0)", [SCHEMA_VERSION])?;
         connection.execute_batch("COMMIT")?;
         connection.pragma_update(None, "journal_mode", "WAL")?;

@@ -18,6 +18,9 @@ pub(crate) const QUEUE: usize = 1024;
 /// Most jobs in one transaction: bounds how long the first one waits for the last.
 const BATCH: usize = 256;
 
+/// Most events that give way to the base in one step: some 100 ms of the writer's time.
+const MOST_COMPACTED: u64 = 5000;
+
 /// Something to record, decided against the newest state.
 pub(crate) struct Job {
     /// Decides what is recorded. Nothing else may happen between the decision and the record.
@@ -87,6 +90,9 @@ pub(crate) struct Writer {
     clock: Arc<dyn Clock>,
     publish: Publish,
     broken: bool,
+    /// Newest events that are kept, and the newest that has given way to the base.
+    keep: u64,
+    base: Seq,
     _lock: FolderLock,
 }
 
@@ -99,9 +105,11 @@ impl Writer {
         state: Arc<State>,
         clock: Arc<dyn Clock>,
         publish: Publish,
+        keep: u64,
     ) -> Result<Self, StoreError> {
         let last_at = store.last_at()?.unwrap_or(Timestamp::UNIX_EPOCH);
-        Ok(Self { store, committed: state, last_at, clock, publish, broken: false, _lock: lock })
+        let base = store.base_seq()?;
+        Ok(Self { store, committed: state, last_at, clock, publish, broken: false, keep, base, _lock: lock })
     }
 
     /// Works until nobody can bring jobs any more, then closes the database.
@@ -113,6 +121,7 @@ impl Writer {
                 // Whoever asked may have gone; what was recorded stays.
                 let _ = done.send(answer);
             }
+            self.compact();
         }
         self.store.close();
     }
@@ -156,6 +165,24 @@ impl Writer {
             (self.publish)(Arc::clone(&self.committed));
         }
         answers
+    }
+
+    /// Lets the oldest events give way to the base when there are more than are kept: a step at a time, so that no job
+    /// waits long. A step that fails is taken again after the next batch.
+    fn compact(&mut self) {
+        let step = (self.keep / 8).clamp(1, MOST_COMPACTED);
+        let kept = self.committed.seq.0.saturating_sub(self.base.0);
+        if self.broken || kept < self.keep.saturating_add(step) {
+            return;
+        }
+        let to = Seq(self.base.0 + step);
+        match self.store.compact(to) {
+            Ok(()) => self.base = to,
+            Err(error) => {
+                tracing::error!(error = &error as &dyn std::error::Error, "the log was not compacted");
+                self.recover();
+            }
+        }
     }
 
     fn commit(&self, working: &Working) -> Result<(), StoreError> {

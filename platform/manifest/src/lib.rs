@@ -10,6 +10,7 @@ mod ingress;
 mod model;
 mod name;
 mod parse;
+mod rollout;
 mod secret;
 mod section;
 mod unit;
@@ -22,4 +23,5 @@ pub use model::{
 };
 pub use name::{AppName, EnvName, NameError, ProcessName, SecretName, SecretNameError};
 pub use parse::{MAX_FILE, check_route};
+pub use rollout::{ReleaseCommand, RestartPolicy, Strategy};
 pub use unit::{format_duration_ms, parse_duration_ms};

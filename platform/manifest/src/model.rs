@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::ingress::IngressLimits;
 use crate::name::{AppName, EnvName, ProcessName, SecretName};
+use crate::rollout::{ReleaseCommand, RestartPolicy, Strategy, is_default};
 
 /// A checked `holm.toml`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -20,6 +21,12 @@ pub struct Manifest {
     pub image: Option<String>,
     /// The process types; at least one.
     pub processes: BTreeMap<ProcessName, Process>,
+    /// How a new release takes the place of the one that serves.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub strategy: Strategy,
+    /// What runs once before a new release comes in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub release: Option<ReleaseCommand>,
     /// Routes of every environment that has none of its own.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub routes: Vec<Route>,
@@ -114,6 +121,9 @@ pub struct Process {
     pub health: Option<HealthCheck>,
     /// How an instance is asked to end.
     pub stop: StopPolicy,
+    /// What happens when an instance ends by itself.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub restart: RestartPolicy,
 }
 
 /// An amount of memory in bytes; a whole number of MiB, 16 MiB to 1 TiB.
@@ -126,6 +136,12 @@ impl Memory {
     #[must_use]
     pub const fn from_mib(mib: u64) -> Self {
         Self(mib << 20)
+    }
+
+    /// The amount that `text` names, such as `128MiB` or `2GiB`, if it names one up to 1 PiB.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        crate::unit::parse_memory_mib(text).filter(|mib| *mib <= 1 << 30).map(Self::from_mib)
     }
 
     /// The amount in bytes.

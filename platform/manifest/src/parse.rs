@@ -9,6 +9,7 @@ use crate::diagnostic::{ManifestError, Sink, nearest};
 use crate::ingress::IngressLimits;
 use crate::model::{Environment, HealthCheck, HealthProbe, Manifest, Memory, Process, Route, RouteMatch, StopPolicy};
 use crate::name::{AppName, EnvName, NameError, ProcessName};
+use crate::rollout::{read_deploy, read_release, read_restart};
 use crate::secret::read_secrets;
 use crate::section::{Field, Section};
 use crate::unit::{DURATION_FORM, MEMORY_FORM, SIGNALS};
@@ -102,7 +103,19 @@ fn read_document(text: &str, sink: &mut Sink<'_>) -> Option<Manifest> {
             return None;
         }
     };
-    let known = ["schema", "app", "image", "process", "route", "ingress", "config", "secrets", "environment"];
+    let known = [
+        "schema",
+        "app",
+        "image",
+        "process",
+        "deploy",
+        "release",
+        "route",
+        "ingress",
+        "config",
+        "secrets",
+        "environment",
+    ];
     let top = Section::strict(document.as_table(), 0..1, "the manifest".to_owned(), &known, sink);
     read_manifest(&top, sink)
 }
@@ -132,8 +145,10 @@ fn read_manifest(top: &Section<'_>, sink: &mut Sink<'_>) -> Option<Manifest> {
     let config = top.get("config").map(|field| read_config(&field, "[config]", sink)).unwrap_or_default();
     let secrets = top.get("secrets").map(|field| read_secrets(&field, sink)).unwrap_or_default();
     let environments = read_environments(top, &processes, sink);
+    let strategy = read_deploy(top, sink);
+    let release = read_release(top, processes.keys(), sink);
     let processes = processes.into_iter().filter_map(|(name, process)| Some((name, process?))).collect();
-    Some(Manifest { app: app?, image, processes, routes, ingress, config, secrets, environments })
+    Some(Manifest { app: app?, image, processes, strategy, release, routes, ingress, config, secrets, environments })
 }
 
 fn named<T>(name: Result<T, NameError>, span: &Range<usize>, sink: &mut Sink<'_>) -> Option<T> {
@@ -176,7 +191,7 @@ fn read_processes(top: &Section<'_>, sink: &mut Sink<'_>) -> Processes {
     for (word, field) in fields.into_iter().take(MAX_PROCESSES) {
         let name = named(ProcessName::new(word), &field.key, sink);
         let process = field.table(EXPECTED, sink).and_then(|table| {
-            let known = ["command", "cpu", "memory", "instances", "health", "stop"];
+            let known = ["command", "cpu", "memory", "instances", "health", "stop", "restart"];
             let heading = format!("[process.{}]", name.as_ref().map_or("…", ProcessName::as_str));
             read_process(&Section::strict(table, field.span.clone(), heading, &known, sink), sink)
         });
@@ -194,12 +209,14 @@ fn read_process(section: &Section<'_>, sink: &mut Sink<'_>) -> Option<Process> {
     let instances = section.get("instances").map_or(Some(1), |field| field.number(0..=100, sink));
     let health = section.get("health").map(|field| read_health(section, &field, sink));
     let stop = section.get("stop").map_or_else(|| Some(StopPolicy::default()), |f| read_stop(section, &f, sink));
+    let restart = read_restart(section, sink);
     let command = command.map_or(Some(None), |given| given.map(Some))?;
     let health = health.map_or(Some(None), |given| given.map(Some))?;
-    Some(Process { command, cpu_millis: cpu_millis?, memory: memory?, instances: instances?, health, stop: stop? })
+    let (cpu_millis, memory, instances) = (cpu_millis?, memory?, instances?);
+    Some(Process { command, cpu_millis, memory, instances, health, stop: stop?, restart: restart? })
 }
 
-fn read_cpu(field: &Field<'_>, sink: &mut Sink<'_>) -> Option<u32> {
+pub(crate) fn read_cpu(field: &Field<'_>, sink: &mut Sink<'_>) -> Option<u32> {
     const EXPECTED: &str = "a number of processors from 0.05 to 64";
     let cpu = field.decimal(EXPECTED, sink)?;
     if !(0.05..=64.0).contains(&cpu) {
@@ -210,7 +227,7 @@ fn read_cpu(field: &Field<'_>, sink: &mut Sink<'_>) -> Option<u32> {
     Some((cpu * 1000.0).round() as u32)
 }
 
-fn read_memory(field: &Field<'_>, sink: &mut Sink<'_>) -> Option<Memory> {
+pub(crate) fn read_memory(field: &Field<'_>, sink: &mut Sink<'_>) -> Option<Memory> {
     const LIMITS: RangeInclusive<u64> = 16..=1 << 20;
     let text = field.text(MEMORY_FORM, MAX_TEXT, sink)?;
     let Some(mib) = parse_memory_mib(text) else {
@@ -226,7 +243,7 @@ fn read_memory(field: &Field<'_>, sink: &mut Sink<'_>) -> Option<Memory> {
     Some(Memory::from_mib(mib))
 }
 
-fn read_duration(
+pub(crate) fn read_duration(
     section: &Section<'_>,
     word: &str,
     default_ms: u64,
@@ -408,7 +425,12 @@ fn read_route(section: &Section<'_>, processes: &Processes, sink: &mut Sink<'_>)
     Some((Route { on, process: process?, port: port?, proxy_protocol: proxy_protocol? }, place))
 }
 
-fn required<'d>(section: &Section<'d>, word: &str, expected: &str, sink: &mut Sink<'_>) -> Option<Field<'d>> {
+pub(crate) fn required<'d>(
+    section: &Section<'d>,
+    word: &str,
+    expected: &str,
+    sink: &mut Sink<'_>,
+) -> Option<Field<'d>> {
     let field = section.get(word);
     if field.is_none() {
         sink.report(&section.span, format!("`{word}` is missing from {}", section.name)).expected(expected);

@@ -6,6 +6,7 @@ use toml_edit::{Array, ArrayOfTables, DocumentMut, InlineTable, Item, Table, Val
 
 use crate::model::{HealthCheck, HealthProbe, Manifest, Process, Route, RouteMatch, StopPolicy};
 use crate::parse::SCHEMA;
+use crate::rollout::{items, restart_item};
 use crate::secret::secrets_table;
 use crate::unit::{format_duration_ms, format_memory};
 
@@ -22,6 +23,9 @@ impl Manifest {
         let processes =
             self.processes.iter().map(|(name, process)| (name.as_str(), Item::Table(process_table(process))));
         document["process"] = implicit(processes);
+        for (name, item) in items(self) {
+            document[name] = item;
+        }
         if !self.routes.is_empty() {
             document["route"] = routes_item(&self.routes);
         }
@@ -84,6 +88,9 @@ fn process_table(process: &Process) -> Table {
     }
     if process.stop != StopPolicy::default() {
         table["stop"] = Item::Table(stop_table(&process.stop));
+    }
+    if let Some(item) = restart_item(process.restart) {
+        table["restart"] = item;
     }
     table
 }

@@ -36,6 +36,10 @@ fn mistakes_are_shown_with_place_and_expectation() {
         ("bad duration", format!("{WEB}[process.web.stop]\ngrace = \"10 seconds\"\n")),
         ("duration out of range", format!("{WEB}[process.web.stop]\ngrace = \"2h\"\n")),
         ("short signal", format!("{WEB}[process.web.stop]\nsignal = \"TERM\"\n")),
+        ("unknown strategy", format!("{WEB}[deploy]\nstrategy = \"canary\"\n")),
+        ("unknown restart policy", format!("{WEB}restart = \"on-failur\"\n")),
+        ("release without command", format!("{WEB}[release]\ntimeout = \"1m\"\n")),
+        ("release beside a process of its name", format!("{WEB}[process.release]\n[release]\ncommand = [\"x\"]\n")),
         ("route to nowhere", format!("{WEB}[[route]]\nprocess = \"wbe\"\nport = 80\nlisten = 80\n")),
         ("route without match", format!("{WEB}[[route]]\nprocess = \"web\"\nport = 80\n")),
         (

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use holm_manifest::{
     AppName, EnvName, Environment, HealthCheck, HealthProbe, IngressLimits, Manifest, Memory, Process, ProcessName,
-    Route, RouteMatch, SecretName, SecretUse, StopPolicy,
+    ReleaseCommand, RestartPolicy, Route, RouteMatch, SecretName, SecretUse, StopPolicy, Strategy as Rollout,
 };
 use proptest::collection::{btree_map, vec};
 use proptest::option;
@@ -31,6 +31,15 @@ grace = "10s"
 drain = "30s"
 
 [process.worker]
+restart = "on-failure"
+
+[deploy]
+strategy = "blue-green"
+
+[release]
+command = ["migrate", "--all"]
+memory = "64MiB"
+timeout = "5m"
 
 [[route]]
 process = "web"
@@ -82,6 +91,7 @@ fn a_process_without_fields_gets_the_defaults() {
         instances: 1,
         health: None,
         stop: StopPolicy::default(),
+        restart: RestartPolicy::Always,
     };
     assert_eq!(*web, expected);
 }
@@ -121,6 +131,21 @@ fn health() -> impl Strategy<Value = HealthCheck> {
     )
 }
 
+fn restart() -> impl Strategy<Value = RestartPolicy> {
+    prop_oneof![Just(RestartPolicy::Always), Just(RestartPolicy::OnFailure), Just(RestartPolicy::Never)]
+}
+
+fn release() -> impl Strategy<Value = ReleaseCommand> {
+    (command(), 50u32..=64_000, 16u64..=1 << 20, 1000u64..=86_400_000).prop_map(
+        |(command, cpu_millis, mib, timeout_ms)| ReleaseCommand {
+            command,
+            cpu_millis,
+            memory: Memory::from_mib(mib),
+            timeout_ms,
+        },
+    )
+}
+
 fn process() -> impl Strategy<Value = Process> {
     let signal = option::of(prop_oneof![Just("SIGTERM".to_owned()), Just("SIGINT".to_owned())]);
     let stop = (signal, 0u64..=3_600_000, 0u64..=3_600_000).prop_map(|(signal, grace_ms, drain_ms)| StopPolicy {
@@ -128,16 +153,16 @@ fn process() -> impl Strategy<Value = Process> {
         grace_ms,
         drain_ms,
     });
-    (option::of(command()), 50u32..=64_000, 16u64..=1 << 20, 0u32..=100, option::of(health()), stop).prop_map(
-        |(command, cpu_millis, mib, instances, health, stop)| Process {
+    (option::of(command()), 50u32..=64_000, 16u64..=1 << 20, 0u32..=100, option::of(health()), stop, restart())
+        .prop_map(|(command, cpu_millis, mib, instances, health, stop, restart)| Process {
             command,
             cpu_millis,
             memory: Memory::from_mib(mib),
             instances,
             health,
             stop,
-        },
-    )
+            restart,
+        })
 }
 
 fn routes(names: Vec<ProcessName>) -> impl Strategy<Value = Vec<Route>> {
@@ -179,11 +204,15 @@ fn manifest() -> impl Strategy<Value = Manifest> {
         let environments =
             btree_map(name().prop_map(|n| EnvName::new(n).expect("made of the right letters")), environment, 0..3);
         let image = option::of("[a-z]{1,8}(:[a-z0-9]{1,4})?");
-        (name(), image, Just(processes), routes(names), ingress(), config(), secrets(), environments).prop_map(
-            |(app, image, processes, routes, ingress, config, secrets, environments)| Manifest {
+        let strategy = prop_oneof![Just(Rollout::Rolling), Just(Rollout::BlueGreen)];
+        let coming = (strategy, option::of(release()));
+        (name(), image, Just(processes), coming, routes(names), ingress(), config(), secrets(), environments).prop_map(
+            |(app, image, processes, (strategy, release), routes, ingress, config, secrets, environments)| Manifest {
                 app: AppName::new(app).expect("made of the right letters"),
                 image,
+                release: release.filter(|_| processes.keys().all(|name| name.as_str() != ReleaseCommand::PROCESS)),
                 processes,
+                strategy,
                 routes,
                 ingress,
                 config,

@@ -91,6 +91,9 @@ pub enum Event {
         /// The last lines of the instance that failed.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         last_log: Vec<String>,
+        /// A failed restart: the epoch whose instances are wanted again.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        back_to: Option<u64>,
     },
     /// Somebody set how many instances of a process type run.
     Scaled {
@@ -167,6 +170,9 @@ pub enum Event {
         epoch: u64,
         /// Why it is there, for people.
         why: String,
+        /// Whether it runs the release command once, instead of a process type.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        task: bool,
     },
     /// The planner decided that an instance should go.
     InstanceRetired {
@@ -214,6 +220,9 @@ pub enum Event {
         why: String,
         /// `privileged` (taps and routed IPv6) or `user` (QEMU's user network).
         network: String,
+        /// The memory that all microVMs together may take, in bytes; `None`: nobody has said.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        memory: Option<u64>,
     },
     /// Somebody made an access token.
     TokenCreated {

@@ -9,6 +9,7 @@
 pub mod access;
 mod endpoints;
 pub mod event;
+pub mod footprint;
 pub mod id;
 pub mod report;
 pub mod secrets;

@@ -12,6 +12,12 @@ use crate::id::{InstanceName, Seq};
 /// Everything one host sees at one moment. Level-triggered: a lost report is made good by the next.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct HostReport {
+    /// Tells one run of the host's agent from another.
+    #[serde(default)]
+    pub run: u64,
+    /// Counts up within a run: a report with a lower number is older.
+    #[serde(default)]
+    pub number: u64,
     /// The generation of the newest target the host has seen.
     pub generation: Seq,
     /// Every instance the host has anything of: a running microVM, or only a folder that is kept.

@@ -10,7 +10,7 @@ use holm_manifest::SecretName;
 use serde::{Deserialize, Serialize};
 
 use crate::event::Event;
-use crate::id::{AppKey, SecretSetId};
+use crate::id::{AppKey, ReleaseNumber, SecretSetId};
 use crate::state::{DeploymentKind, State};
 
 /// One version of an app's secrets.
@@ -68,10 +68,11 @@ impl AppSecrets {
 }
 
 impl State {
-    /// What an instance of `app` that is placed now gets.
+    /// What an instance of `app` gets that is placed now with `release`: the version of the deployment that brings the
+    /// release, else the one in service.
     #[must_use]
-    pub fn secrets_for_new_instance(&self, app: &AppKey) -> Option<SecretsVersion> {
-        match self.active_deployment(app).filter(|(_, deployment)| deployment.release.is_some()) {
+    pub fn secrets_for_new_instance(&self, app: &AppKey, release: ReleaseNumber) -> Option<SecretsVersion> {
+        match self.active_deployment(app).filter(|(_, deployment)| deployment.release == Some(release)) {
             Some((_, deployment)) => deployment.secrets.clone(),
             None => self.apps.get(app)?.secrets.serving.clone(),
         }

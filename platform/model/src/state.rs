@@ -57,6 +57,9 @@ pub struct Host {
     pub network: String,
     /// Since when.
     pub since: Timestamp,
+    /// The memory that all microVMs together may take, in bytes; `None`: nobody has said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<u64>,
 }
 
 /// An app in one environment.
@@ -72,8 +75,11 @@ pub struct App {
     pub last_release: ReleaseNumber,
     /// The newest deployment.
     pub last_deployment: DeploymentNumber,
-    /// How many restarts were asked for.
+    /// The epoch whose instances are wanted: each restart begins another, and one that fails goes back.
     pub epoch: u64,
+    /// The newest epoch, where that is not the one that is wanted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed_epoch: Option<u64>,
     /// Whether it is stopped.
     pub stopped: bool,
     /// Whether it is being destroyed: it goes when its last instance has ended.
@@ -202,6 +208,9 @@ pub struct Instance {
     pub decided: Seq,
     /// Why it is there.
     pub why: String,
+    /// Whether it runs the release command once, instead of a process type.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub task: bool,
     /// When it was placed.
     pub placed_at: Timestamp,
     /// Why it should go, once that was decided.
@@ -329,7 +338,7 @@ impl State {
                 let current = self.apps.get(app).and_then(|a| a.current);
                 self.begin_deployment(recorded, app, *deployment, DeploymentKind::Restart, current, touched);
                 if let Some(app) = self.apps.get_mut(app) {
-                    app.epoch += 1;
+                    app.epoch = app.failed_epoch.take().unwrap_or(0).max(app.epoch) + 1;
                 }
             }
             Event::ReleaseReady { app, deployment, release, digest, reference } => {
@@ -351,11 +360,15 @@ impl State {
                     }
                 }
             }
-            Event::DeploymentFailed { app, deployment, why, last_log } => {
+            Event::DeploymentFailed { app, deployment, why, last_log, back_to } => {
                 if let Some(failed) = self.deployments.get_mut(&(app.clone(), *deployment)) {
                     failed.status = DeploymentStatus::Failed { why: why.clone(), last_log: last_log.clone() };
                     failed.ended_at = Some(at);
                     touched.insert(DocumentKey::Deployment(app.clone(), *deployment));
+                }
+                if let (Some(app), Some(epoch)) = (self.apps.get_mut(app), back_to) {
+                    app.failed_epoch = Some(app.epoch.max(app.failed_epoch.unwrap_or(0)));
+                    app.epoch = *epoch;
                 }
             }
             Event::Scaled { app, process, instances } => {
@@ -387,7 +400,7 @@ impl State {
             Event::Ipv4Released { app } => self.set_ipv4(app, false),
             Event::AppDestroyed { app } => self.destroy(recorded, app, touched),
             Event::AppForgotten { app } => self.forget(app, touched),
-            Event::InstancePlaced { instance, release, epoch, why } => {
+            Event::InstancePlaced { instance, release, epoch, why, task } => {
                 self.site.last_instance = self.site.last_instance.max(instance.number);
                 touched.insert(DocumentKey::Site);
                 let placed = Instance {
@@ -395,6 +408,7 @@ impl State {
                     epoch: *epoch,
                     decided: recorded.seq,
                     why: why.clone(),
+                    task: *task,
                     placed_at: at,
                     retired: None,
                     phase: Phase::Placed,
@@ -403,7 +417,7 @@ impl State {
                     healthy_at: None,
                     endpoints: BTreeMap::new(),
                     end: None,
-                    secrets: self.secrets_for_new_instance(&instance.app),
+                    secrets: self.secrets_for_new_instance(&instance.app, *release),
                 };
                 self.instances.insert(instance.clone(), placed);
                 touched.insert(DocumentKey::Instance(instance.clone()));
@@ -420,13 +434,14 @@ impl State {
                     touched.insert(DocumentKey::Instance(instance.clone()));
                 }
             }
-            Event::HostStarted { version, acceleration, why, network } => {
+            Event::HostStarted { version, acceleration, why, network, memory } => {
                 self.site.host = Some(Host {
                     version: version.clone(),
                     acceleration: acceleration.clone(),
                     why: why.clone(),
                     network: network.clone(),
                     since: at,
+                    memory: *memory,
                 });
                 touched.insert(DocumentKey::Site);
             }

@@ -1,12 +1,13 @@
 //! How long to wait before an instance that died by itself is replaced.
 
+use holm_model::state::Instance;
 use jiff::{SignedDuration, Timestamp};
 
 /// Longest wait between two tries.
 const LONGEST: SignedDuration = SignedDuration::from_secs(60);
 
 /// An instance that was healthy this long breaks a series of deaths.
-const STABLE: SignedDuration = SignedDuration::from_secs(60);
+pub(crate) const STABLE: SignedDuration = SignedDuration::from_secs(60);
 
 /// One death of an instance.
 #[derive(Debug, Clone, Copy)]
@@ -17,14 +18,31 @@ pub(crate) struct Death {
     pub(crate) at: Timestamp,
 }
 
+impl Death {
+    /// The death of an instance that has ended.
+    pub(crate) fn of(instance: &Instance) -> Option<Self> {
+        instance.end.as_ref().map(|end| Self { healthy_at: instance.healthy_at, at: end.at })
+    }
+
+    /// Whether it ended a long healthy life.
+    fn was_stable(&self) -> bool {
+        self.healthy_at.is_some_and(|since| self.at.duration_since(since) >= STABLE)
+    }
+}
+
+/// How many of `deaths` (any order) came in a row up to the newest: a long healthy life before one breaks the row.
+pub(crate) fn deaths_in_a_row(deaths: &[Death]) -> usize {
+    let mut newest_first = deaths.to_vec();
+    newest_first.sort_by_key(|death| std::cmp::Reverse(death.at));
+    let unstable = newest_first.iter().take_while(|death| !death.was_stable()).count();
+    unstable.max(1).min(deaths.len())
+}
+
 /// The earliest time for the next try after `deaths` (any order): 1 s after the first death in a row, then 2 s, 4 s …
 /// up to a minute. `None`: at once.
 pub(crate) fn not_before(deaths: &[Death]) -> Option<Timestamp> {
-    let mut newest_first = deaths.to_vec();
-    newest_first.sort_by_key(|death| std::cmp::Reverse(death.at));
-    let last = newest_first.first()?.at;
-    let stable = |death: &&Death| death.healthy_at.is_some_and(|since| death.at.duration_since(since) >= STABLE);
-    let in_a_row = newest_first.iter().take_while(|death| !stable(death)).count().max(1);
+    let last = deaths.iter().map(|death| death.at).max()?;
+    let in_a_row = deaths_in_a_row(deaths);
     let doublings = u32::try_from(in_a_row - 1).unwrap_or(u32::MAX).min(6);
     let wait = SignedDuration::from_secs(1 << doublings).min(LONGEST);
     last.checked_add(wait).ok()

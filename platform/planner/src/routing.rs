@@ -2,10 +2,12 @@
 
 use std::net::SocketAddr;
 
-use holm_manifest::{IngressLimits, Route, RouteMatch};
+use holm_manifest::{IngressLimits, Route, RouteMatch, Strategy};
 use holm_model::id::{AppKey, InstanceName};
 use holm_model::report::Phase;
-use holm_model::state::{Instance, State};
+use holm_model::state::{DeploymentStatus, Instance, State};
+
+use crate::rollout::is_fresh;
 
 /// One route with those who serve it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,8 +61,13 @@ pub fn routing(state: &State) -> Vec<RoutingEntry> {
 }
 
 fn entry(state: &State, app: &AppKey, route: &Route) -> RoutingEntry {
-    let of_process = state.instances_of(app).filter(|(name, _)| name.process == route.process);
-    let backends = of_process.filter_map(|(name, instance)| {
+    let of_process = || state.instances_of(app).filter(|(name, i)| name.process == route.process && !i.task);
+    let stays_out = blue_green_under_way(state, app)
+        && of_process().any(|(_, i)| i.is_live() && i.phase == Phase::Healthy && !is_fresh(state, app, i));
+    let backends = of_process().filter_map(|(name, instance)| {
+        if stays_out && instance.is_live() && is_fresh(state, app, instance) {
+            return None;
+        }
         let health = match (&instance.retired, instance.phase) {
             (None, Phase::Healthy) => BackendHealth::Healthy,
             (None, Phase::Unhealthy) => BackendHealth::Unhealthy,
@@ -75,6 +82,14 @@ fn entry(state: &State, app: &AppKey, route: &Route) -> RoutingEntry {
     let limits = release.map(|release| release.manifest.ingress).unwrap_or_default();
     let ipv4 = state.apps.get(app).is_some_and(|doc| doc.ipv4);
     RoutingEntry { on: route.on.clone(), app: app.clone(), ipv4, limits, backends: backends.collect() }
+}
+
+/// Whether the new instances of `app` wait for each other before they get connections. They do not wait when none of the
+/// old ones can serve.
+fn blue_green_under_way(state: &State, app: &AppKey) -> bool {
+    let coming = state.active_deployment(app).filter(|(_, d)| d.status == DeploymentStatus::RollingOut);
+    let release = coming.and_then(|(_, deployment)| state.release(app, deployment.release?));
+    release.is_some_and(|release| release.manifest.strategy == Strategy::BlueGreen)
 }
 
 /// `route` as `instance` serves it: its own release may do so on another port than the current one, or may not expect a

@@ -7,6 +7,7 @@ use holm_model::state::{Instance, State};
 use holm_model::target::{HostTarget, InstanceSpec, InstanceTarget, SecretsTarget, Want};
 
 use crate::routing::own_route;
+use crate::shape::Shape;
 
 /// The target of the (only) host.
 #[must_use]
@@ -21,18 +22,18 @@ pub fn host_target(state: &State) -> HostTarget {
 
 fn spec(state: &State, name: &InstanceName, instance: &Instance) -> Option<InstanceSpec> {
     let release = state.release(&name.app, instance.release)?;
-    let process = release.manifest.processes.get(&name.process)?;
+    let shape = Shape::of(state, name, instance)?;
     Some(InstanceSpec {
         instance: name.clone(),
         release: instance.release,
         image: release.digest.clone(),
         image_reference: release.reference.clone(),
-        command: process.command.clone(),
+        command: shape.command(),
         config: release.manifest.config_in(&name.app.env),
-        cpu_millis: process.cpu_millis,
-        memory: process.memory,
-        health: process.health.clone(),
-        stop: process.stop.clone(),
+        cpu_millis: shape.cpu_millis(),
+        memory: shape.memory(),
+        health: shape.health(),
+        stop: shape.stop(),
         secrets: instance.secrets.clone().map(|version| SecretsTarget {
             version: version.number,
             set: version.set,
@@ -43,6 +44,9 @@ fn spec(state: &State, name: &InstanceName, instance: &Instance) -> Option<Insta
 
 /// The guest's ports that routes lead to: those in force, and those the instance's own release will bring in force.
 fn ports(state: &State, name: &InstanceName, instance: &Instance) -> BTreeSet<u16> {
+    if instance.task {
+        return BTreeSet::new();
+    }
     let own = state.release(&name.app, instance.release).map(|r| r.manifest.routes_in(&name.app.env));
     let in_force = state.routes_of(&name.app);
     let in_force = in_force.values().map(|route| (route, own_route(state, name, instance, route).port));

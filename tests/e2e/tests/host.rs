@@ -3,8 +3,7 @@
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Write};
 use std::process::{ExitCode, Stdio};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context, Result, bail, ensure};
 use holm_e2e::{Batch, Test, run, wait_for};
@@ -12,6 +11,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use xtask::client;
 use xtask::images::{self, Certificate};
+use xtask::load::Load;
 use xtask::registry::Registry;
 use xtask::site::{free_port, loopback};
 use xtask::workspace::cache;
@@ -57,7 +57,8 @@ fn main() -> ExitCode {
     METRICS_PORT.store(u64::from(metrics), Ordering::Relaxed);
     let (remote, metrics) = (loopback(remote).to_string(), loopback(metrics).to_string());
     let sni = sni.to_string();
-    let batch = Batch::new(&["--network", "user", "--sni-port", &sni, "--remote", &remote, "--metrics", &metrics]);
+    let up = ["--network", "user", "--sni-port", &sni, "--memory", "8GiB", "--remote", &remote, "--metrics", &metrics];
+    let batch = Batch::new(&up);
     run(batch, Batch::begin, &TESTS, ("down_leaves_nothing_behind", down_leaves_nothing_behind))
 }
 
@@ -134,6 +135,10 @@ fn exec_has_input_output_status_and_terminal(batch: &Batch) -> Result<()> {
     writing.join().ok().context("the writer panicked")??;
     ensure!(output.stdout == text.as_bytes(), "{} of {} bytes came back", output.stdout.len(), text.len());
 
+    let full = batch.site.run(&["exec", "box", "--", "dd", "if=/dev/zero", "of=/fill", "bs=1M", "count=200"])?;
+    ensure!(full.status == 1 && full.stderr.contains("No space left"), "the writable layer has no end: {full:?}");
+    batch.site.ok(&["exec", "box", "--", "rm", "/fill"])?;
+
     let ran = batch.site.run(&["exec", "box", "--", "/no/such/program"])?;
     ensure!(ran.status == 127 && ran.stderr.contains("/no/such/program"), "{ran:?}");
 
@@ -152,41 +157,31 @@ fn exec_has_input_output_status_and_terminal(batch: &Batch) -> Result<()> {
 fn rollout_scale_and_rollback_lose_no_request(batch: &Batch) -> Result<()> {
     let port = free_port()?;
     deploy_hello(batch, "rolling", "one", port)?;
-    let stop = AtomicBool::new(false);
-    let asked = AtomicU64::new(0);
-    let (done, failures) = std::thread::scope(|scope| {
-        let asking = scope.spawn(|| {
-            let mut failures = Vec::new();
-            while !stop.load(Ordering::Relaxed) {
-                asked.fetch_add(1, Ordering::Relaxed);
-                if let Err(error) = client::get(port, "/") {
-                    failures.push(format!("{error:#}"));
-                }
-                std::thread::park_timeout(Duration::from_millis(5));
-            }
-            failures
-        });
-        let act = || -> Result<()> {
-            batch.site.ok(&["scale", "--app", "rolling", "web=2"])?;
-            ensure!(answers(port, 2)?.iter().all(|answer| answer.starts_with("one")));
-            deploy_hello(batch, "rolling", "two", port)?;
-            ensure!(answers(port, 2)?.iter().all(|answer| answer.starts_with("two")));
-            batch.site.ok(&["rollback", "rolling"])?;
-            ensure!(answers(port, 2)?.iter().all(|answer| answer.starts_with("one")));
-            batch.site.ok(&["restart", "rolling"])?;
-            batch.site.ok(&["scale", "--app", "rolling", "web=1"])?;
-            Ok(())
-        };
-        let done = act();
-        stop.store(true, Ordering::Relaxed);
-        (done, asking.join())
-    });
+    let load = Load::start(port, 20);
+    let act = || -> Result<()> {
+        batch.site.ok(&["scale", "--app", "rolling", "web=2"])?;
+        ensure!(healthy(batch, "rolling")?.len() == 2, "scale did not wait");
+        ensure!(answers(port, 2)?.iter().all(|answer| answer.starts_with("one")));
+        deploy_hello(batch, "rolling", "two", port)?;
+        ensure!(answers(port, 2)?.iter().all(|answer| answer.starts_with("two")));
+        batch.site.ok(&["rollback", "rolling"])?;
+        ensure!(answers(port, 2)?.iter().all(|answer| answer.starts_with("one")));
+        let all_at_once = hello_manifest("rolling", "three", port) + "\n[deploy]\nstrategy = \"blue-green\"\n";
+        let manifest = batch.site.manifest("rolling", &all_at_once)?;
+        batch.site.ok(&["deploy", &hello_image(batch)?, "-f", &manifest])?;
+        ensure!(answers(port, 2)?.iter().all(|answer| answer.starts_with("three")));
+        batch.site.ok(&["scale", "--app", "rolling", "web=1"])?;
+        batch.site.ok(&["restart", "rolling"])?;
+        Ok(())
+    };
+    let done = act();
+    let outcome = load.end()?;
     done?;
-    let failures = failures.ok().context("the client panicked")?;
-    let asked = asked.load(Ordering::Relaxed);
-    ensure!(failures.is_empty(), "{} of {asked} requests failed, the first: {}", failures.len(), failures[0]);
+    outcome.check()?;
     let releases = batch.site.json(&["releases", "rolling"])?;
-    ensure!(releases["releases"].as_array().is_some_and(|all| all.len() == 2), "{releases}");
+    ensure!(releases["releases"].as_array().is_some_and(|all| all.len() == 3), "{releases}");
+    let refused = batch.site.run(&["scale", "--app", "rolling", "web=100"])?;
+    ensure!(refused.status == 4 && refused.stderr.contains("of the host's 8192 MiB are free"), "{refused:?}");
     Ok(())
 }
 
@@ -212,6 +207,20 @@ fn failed_deployment_leaves_the_old_release(batch: &Batch) -> Result<()> {
     ensure!(client::get(port, "/")?.starts_with("still here"));
     let status = batch.site.ok(&["status", "failing"])?;
     ensure!(status.contains("v1"), "{status}");
+
+    // A release command that fails stops the rollout before anything is placed; one that works lets it go on.
+    let prepared = |status: u8| {
+        let release = format!("\n[release]\ncommand = [\"--fail\", \"{status}\"]\nmemory = \"32MiB\"\n");
+        batch.site.manifest("failing", &(hello_manifest("failing", "prepared", port) + &release))
+    };
+    let ran = batch.site.run(&["deploy", &hello_image(batch)?, "-f", &prepared(4)?])?;
+    ensure!(ran.status == 5, "exit status {}: {}", ran.status, ran.stderr);
+    for expected in ["the release command, failing.release.", "exited with status 4", "hello: told to fail"] {
+        ensure!(ran.stderr.contains(expected), "no `{expected}` in\n{}", ran.stderr);
+    }
+    ensure!(client::get(port, "/")?.starts_with("still here"));
+    batch.site.ok(&["deploy", &hello_image(batch)?, "-f", &prepared(0)?])?;
+    ensure!(client::get(port, "/")?.starts_with("prepared"));
     Ok(())
 }
 

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
-use std::net::{Ipv6Addr, SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -19,9 +19,11 @@ use xtask::client;
 use xtask::images;
 use xtask::workspace::cache;
 
-const TESTS: [Test; 6] = [
+const TESTS: [Test; 8] = [
     ("instances_reach_their_own_app_and_the_outside_only", instances_reach_their_own_app_and_the_outside_only),
     ("outside_reaches_instances_through_the_ingress_only", outside_reaches_instances_through_the_ingress_only),
+    ("an_app_is_reached_over_ipv4_only_while_it_has_it", an_app_is_reached_over_ipv4_only_while_it_has_it),
+    ("instances_find_their_own_app_by_name", instances_find_their_own_app_by_name),
     ("forwarding_host_still_follows_router_advertisements", forwarding_host_still_follows_router_advertisements),
     ("killed_holm_adopts_one_instance_and_clears_away_another", killed_holm_adopts_one_and_clears_away_another),
     ("stopped_app_leaves_no_tap_route_or_rule", stopped_app_leaves_no_tap_route_or_rule),
@@ -173,6 +175,25 @@ fn instances_reach_their_own_app_and_the_outside_only(batch: &Batch) -> Result<(
     Ok(())
 }
 
+/// What a resolver inside an instance finds for `name`, or says when it finds nothing.
+fn look_up(batch: &Batch, from: &Instance, name: &str) -> Result<String> {
+    let script = format!("nslookup {name} 2>&1; true");
+    batch.site.ok(&["exec", &from.name, "--", "sh", "-c", &script])
+}
+
+fn instances_find_their_own_app_by_name(batch: &Batch) -> Result<()> {
+    let ([one, two], [other, _]) = (both(batch, "left")?, both(batch, "right")?);
+    let found = wait_for("the addresses of both instances by name", || {
+        let said = look_up(batch, &one, "web.process.internal")?;
+        let has = |instance: &Instance| said.contains(&instance.address.to_string());
+        Ok((has(&one) && has(&two)).then_some(said))
+    })?;
+    ensure!(!found.contains(&other.address.to_string()), "another app's instance is found: {found}");
+    let none = look_up(batch, &two, "none.process.internal")?;
+    ensure!(none.contains("NXDOMAIN"), "a name nobody has: {none}");
+    Ok(())
+}
+
 fn outside_reaches_instances_through_the_ingress_only(batch: &Batch) -> Result<()> {
     let instances = both(batch, "right")?;
     let world = batch.world()?;
@@ -196,6 +217,21 @@ fn outside_reaches_instances_through_the_ingress_only(batch: &Batch) -> Result<(
 
 /// How long a connection that must not come about is tried.
 const FUTILE: std::time::Duration = std::time::Duration::from_secs(3);
+
+fn an_app_is_reached_over_ipv4_only_while_it_has_it(batch: &Batch) -> Result<()> {
+    let world = batch.world()?;
+    both(batch, "right")?;
+    let answers = || {
+        let connected = world.host.inside(|| TcpStream::connect((Ipv4Addr::LOCALHOST, RIGHT_PORT)))?;
+        Ok::<_, anyhow::Error>(connected.is_ok())
+    };
+    ensure!(!answers()?, "an app has IPv4 without having asked for it");
+    batch.site.ok(&["ipv4", "allocate", "right"])?;
+    wait_for("the app over IPv4", || Ok(answers()?.then_some(())))?;
+    ensure!(batch.site.json(&["ipv4", "list"])?["apps"] == serde_json::json!(["right"]));
+    batch.site.ok(&["ipv4", "release", "right"])?;
+    wait_for("the end of the app's IPv4", || Ok((!answers()?).then_some(())))
+}
 
 fn forwarding(world: &World) -> Result<String> {
     let read = || std::fs::read_to_string("/proc/sys/net/ipv6/conf/all/forwarding");

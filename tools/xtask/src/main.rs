@@ -5,7 +5,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use xtask::{bench, build, demo, fuzz, kernel, morpheus, test};
+use xtask::{bench, build, demo, fuzz, kernel, morpheus, soak, test};
 
 /// Tools for developing Holm
 #[derive(Debug, Parser)]
@@ -24,6 +24,9 @@ enum Task {
     /// Measure, and say what is reached of what should be
     #[command(subcommand)]
     Bench(Bench),
+    /// Try for long what must never fail
+    #[command(subcommand)]
+    Soak(soak::Task),
     /// Look for bytes that upset a parser
     Fuzz(fuzz::Options),
     /// The Holm kernel: build it, run it, test it
@@ -63,6 +66,7 @@ fn main() -> anyhow::Result<ExitCode> {
         Task::Bench(Bench::Platform(options)) => bench::platform(&options)?,
         Task::Bench(Bench::Morpheus(options)) => bench::morpheus::run(&options)?,
         Task::Bench(Bench::Kernel(options)) => return bench::kernel::run(&options),
+        Task::Soak(task) => soak::run(&task)?,
         Task::Kernel(task) => return kernel::run(&task),
         Task::Morpheus(Morpheus::Python) => {
             let outcome = morpheus::python::test()?;

@@ -1,9 +1,11 @@
 //! The connection to one guest: greeting, requests, state.
 
 use alloc::boxed::Box;
+use alloc::collections::BTreeMap;
 use alloc::string::{String, ToString as _};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::net::IpAddr;
 use core::sync::atomic::{AtomicU32, Ordering};
 use core::time::Duration;
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
@@ -240,6 +242,16 @@ impl GuestConnection {
     /// As for any request.
     pub async fn set_time(&self) -> Result<(), HostError> {
         self.request("set time", |id| HostMessage::SetTime { id, unix_ns: unix_now_ns() }).await.map(drop)
+    }
+
+    /// Tells the guest where the app's own instances are, by process type.
+    ///
+    /// # Errors
+    /// [`HostError::Unsupported`] by an older guest; else as for any request.
+    pub async fn names(&self, names: &BTreeMap<String, Vec<IpAddr>>) -> Result<(), HostError> {
+        self.require(crate::Features::NAMES)?;
+        let names = names.clone();
+        self.request("names", move |id| HostMessage::Names { id, names }).await.map(drop)
     }
 
     /// Every change of the guest's state from now on. A receiver more than 256 behind is told that it missed some;

@@ -1,5 +1,7 @@
 //! A guest over its control connection.
 
+use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -64,6 +66,16 @@ impl Guest for ConnectedGuest {
 
     fn metrics(&self) -> BoxFuture<'_, Result<Metrics, GuestFailure>> {
         async move { self.connection.metrics().await.map_err(failure) }.boxed()
+    }
+
+    fn names<'a>(&'a self, names: &'a BTreeMap<String, Vec<IpAddr>>) -> BoxFuture<'a, Result<(), GuestFailure>> {
+        async move {
+            match self.connection.names(names).await {
+                Err(HostError::Unsupported { .. }) => Ok(()),
+                told => told.map_err(failure),
+            }
+        }
+        .boxed()
     }
 
     fn exec(&self, request: ExecRequest) -> BoxFuture<'_, Result<ExecSession, GuestFailure>> {

@@ -8,7 +8,7 @@ use holm_model::report::{EndCause, Phase};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{Life, Session};
+use super::{Life, Session, names};
 use crate::guest_config::{guest_config, guest_secrets};
 use crate::journal::Step;
 use crate::world::{Attachment, Failure, Guest, GuestFailure, Image, Machine};
@@ -123,8 +123,17 @@ impl Life {
                 }
             }
         }));
-        self.shared.board.set_reach(&self.spec.instance, |reach| reach.guest = Some(guest.clone()));
+        let address = match &self.journal.past().network {
+            Some(Attachment::Routed { address, .. }) => Some(*address),
+            _ => None,
+        };
+        self.shared.board.set_reach(&self.spec.instance, |reach| {
+            reach.guest = Some(guest.clone());
+            reach.address = address;
+        });
+        let told = names::keep_told(self.shared.clone(), self.spec.instance.clone(), guest.clone());
+        let names = AbortOnDropHandle::new(tokio::spawn(told));
         let status = guest.status();
-        Ok(Session { guest, status, pump })
+        Ok(Session { guest, status, pump, _names: names })
     }
 }

@@ -18,6 +18,11 @@ pub(crate) async fn of_running_host(host: &Host) -> Vec<Finding> {
         findings.push(finding("acceleration in use", level, format!("{}: {}", running.acceleration, running.why)));
         findings.push(finding("network in use", FindingLevel::Ok, running.network.clone()));
     }
+    if let Some((taken, there)) = holm_planner::Room::of(&state).figures() {
+        let text = format!("{} of {} MiB are taken by instances", taken >> 20, there >> 20);
+        let level = if taken > there { FindingLevel::Warn } else { FindingLevel::Ok };
+        findings.push(finding("memory for microVMs", level, text));
+    }
     for (listener, why) in host.front.closed_listeners() {
         let text = format!("cannot listen on {listener}: {why}");
         let hint = "choose another port, or end what listens there; it is tried again every second";

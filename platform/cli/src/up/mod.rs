@@ -39,6 +39,7 @@ use holm_api::wire::{Finding, GuestImport, GuestSummary, Shutdown};
 use holm_control::{Control, Options, Rules};
 use holm_image::{ImageStore, RegistryOptions, StoreOptions};
 use holm_ingress::Ingress;
+use holm_manifest::Memory;
 use holm_model::event::Event;
 use holm_secrets::Vault;
 use holm_vmm::{AccelKind, Acceleration, GuestStore};
@@ -75,6 +76,8 @@ pub(crate) struct UpOptions {
     pub(crate) proxies: Vec<ProxyFrom>,
     /// How instances are connected.
     pub(crate) network: NetworkChoice,
+    /// The memory that all microVMs together may take; `None`: what the host can spare.
+    pub(crate) memory: Option<Memory>,
     /// What runs the microVMs' processors.
     pub(crate) accel: AccelChoice,
     /// A file with credentials for registries, in the form of Docker's `config.json`.
@@ -203,6 +206,7 @@ impl Site {
             acceleration: acceleration.kind.to_string().to_lowercase(),
             why: acceleration.reason.clone(),
             network: network_name.to_owned(),
+            memory: Some(memory(options.memory)?),
         };
         let agent = Agent::start(
             AgentConfig {
@@ -309,6 +313,19 @@ async fn pass_reports(agent: Arc<AgentHandle>, control: Control, stop: Cancellat
             () = stop.cancelled() => return,
         }
     }
+}
+
+/// What microVMs may take together, in bytes: what was asked for, else the host's memory less a sixteenth of it, and less
+/// at least 512 MiB, for the host itself and for Holm.
+fn memory(asked: Option<Memory>) -> Result<u64> {
+    if let Some(asked) = asked {
+        return Ok(asked.bytes());
+    }
+    let text = std::fs::read_to_string("/proc/meminfo").context("cannot read how much memory the host has")?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"));
+    let kib: u64 = line.and_then(|rest| rest.trim().strip_suffix(" kB")?.trim().parse().ok()).context("no MemTotal")?;
+    let total = kib << 10;
+    Ok(total.saturating_sub((total / 16).max(512 << 20)))
 }
 
 /// The id of this installation, made once: taps, addresses and process markers are derived from it.

@@ -1,4 +1,4 @@
-//! `holm scale`, `stop`, `start` and `destroy`: wishes that are recorded at once and carried out by the server.
+//! `holm stop`, `start` and `destroy`: wishes that are recorded at once and carried out by the server.
 
 use holm_api::wire::Command;
 use holm_model::id::AppKey;
@@ -6,7 +6,7 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use super::Context;
-use crate::args::{Destroy, NamedApp, Scale};
+use crate::args::{Destroy, NamedApp};
 use crate::exit::Failure;
 use crate::target::parse_app;
 
@@ -32,21 +32,6 @@ pub(crate) async fn send(
         true => format!("{app}: {done}\n"),
         false => format!("{app} is so already: nothing to do\n"),
     })
-}
-
-pub(crate) async fn scale(scale: &Scale, context: &Context<'_>) -> Result<(), Failure> {
-    let app = scale.app.resolve(None)?;
-    let command = |(process, instances): &(_, _)| Command::Scale {
-        app: app.clone(),
-        process: Clone::clone(process),
-        instances: *instances,
-    };
-    let words = scale.counts.iter().map(|(process, count)| match count {
-        Some(count) => format!("`{process}` to {count}"),
-        None => format!("`{process}` to the manifest's count"),
-    });
-    let done = format!("scaled {}; `holm ps {app}` shows the instances", words.collect::<Vec<_>>().join(", "));
-    send(context, "scale", &app, scale.counts.iter().map(command).collect(), &done).await
 }
 
 pub(crate) async fn stop(app: &NamedApp, context: &Context<'_>) -> Result<(), Failure> {

@@ -9,12 +9,13 @@ use holm_model::report::{EndCause, Phase};
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::Context;
+use super::{Context, explain_app};
 use crate::args::Explain;
 use crate::describe;
 use crate::exit::Failure;
 use crate::output::harmless;
 use crate::table::{ago, clock, size};
+use crate::target::parse_app;
 
 #[derive(Serialize)]
 struct Explanation {
@@ -31,7 +32,10 @@ struct Explanation {
 
 pub(crate) async fn run(explain: &Explain, context: &Context<'_>) -> Result<(), Failure> {
     let (client, out) = (&context.client, context.out);
-    let name = &explain.instance;
+    let Ok(name) = explain.name.parse::<InstanceName>() else {
+        return explain_app::run(&parse_app(&explain.name, None)?, context).await;
+    };
+    let name = &name;
     let state = client.state(Some(&name.app)).await?;
     let now = state.instances.get(name).map(|instance| InstanceView::of(name, instance));
     let query = EventQuery { instance: Some(name.clone()), ..EventQuery::default() };

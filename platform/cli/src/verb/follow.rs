@@ -117,6 +117,11 @@ pub(crate) fn steps(before: Option<&DeploymentUpdate>, now: &DeploymentUpdate) -
             lines.push(instance_line(instance));
         }
     }
+    for (process, room) in &now.waiting {
+        if before.is_none_or(|before| !before.waiting.contains_key(process)) {
+            lines.push(format!("another instance of `{process}` waits: {room}"));
+        }
+    }
     // An instance that has vanished has ended.
     for earlier in before.map(|b| b.instances.as_slice()).unwrap_or_default() {
         let gone = !now.instances.iter().any(|instance| instance.instance == earlier.instance);

@@ -61,6 +61,7 @@ fn manifest(app: &AppName, image: Option<&str>, port: Option<u16>) -> Result<Man
         instances: 1,
         health,
         stop: StopPolicy::default(),
+        restart: Default::default(),
     };
     let route =
         port.map(|port| Route { on: RouteMatch::TcpPort(port), process: web.clone(), port, proxy_protocol: false });
@@ -68,6 +69,8 @@ fn manifest(app: &AppName, image: Option<&str>, port: Option<u16>) -> Result<Man
         app: app.clone(),
         image: image.map(str::to_owned),
         processes: BTreeMap::from([(web, process)]),
+        strategy: Default::default(),
+        release: None,
         routes: route.into_iter().collect(),
         config: BTreeMap::new(),
         secrets: BTreeMap::new(),

@@ -6,6 +6,7 @@ mod doctor;
 mod events;
 mod exec;
 mod explain;
+mod explain_app;
 mod follow;
 mod guest;
 mod images;
@@ -15,6 +16,7 @@ mod logs;
 mod plan;
 pub(crate) mod reference;
 mod route;
+mod scale;
 mod secrets;
 mod site;
 mod status;
@@ -78,7 +80,7 @@ async fn ask(verb: Verb, context: &Context<'_>) -> Result<(), Failure> {
         Verb::Releases(app) => status::releases(&app, context).await,
         Verb::Logs(logs) => logs::run(&logs, context).await,
         Verb::Exec(exec) => exec::run(&exec, context).await,
-        Verb::Scale(scale) => change::scale(&scale, context).await,
+        Verb::Scale(scale) => scale::run(&scale, context).await,
         Verb::Restart(restart) => deploy::restart(&restart, context).await,
         Verb::Rollback(rollback) => deploy::rollback(&rollback, context).await,
         Verb::Stop(app) => change::stop(&app, context).await,

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use holm_manifest::{Manifest, Route};
+use holm_api::view::NoRoom;
+use holm_manifest::{Manifest, Route, Strategy};
 use holm_model::id::{AppKey, Digest, InstanceName, ReleaseNumber};
 use holm_model::state::{State, manifest_hash};
 use serde::Serialize;
@@ -33,6 +34,12 @@ struct Plan {
     secrets: Option<u64>,
     routes_added: Vec<String>,
     routes_removed: Vec<String>,
+    /// How the new instances take the place of the old ones.
+    strategy: Strategy,
+    /// What would run once before the first new instance.
+    release_command: Option<Vec<String>>,
+    /// Why the host could not hold it; `null`: it could.
+    no_room: Option<NoRoom>,
 }
 
 /// A field that differs.
@@ -45,7 +52,8 @@ struct Difference {
 
 pub(crate) async fn run(args: &args::Plan, context: &Context<'_>) -> Result<(), Failure> {
     let wish = wish(args)?;
-    let state = context.client.state(Some(&wish.app)).await?;
+    // Also of the others: what is free for this app depends on them.
+    let state = context.client.state(None).await?;
     context.out.show("plan", &plan(&state, wish), render)
 }
 
@@ -82,6 +90,12 @@ fn plan(state: &State, wish: Wish) -> Plan {
         secrets,
         routes_added: without(&after, &before),
         routes_removed: without(&before, &after),
+        strategy: manifest.strategy,
+        release_command: manifest.release.as_ref().filter(|_| changes != Some(false)).map(|r| r.command.clone()),
+        no_room: {
+            let doc = state.apps.get(&app).cloned().unwrap_or_default();
+            holm_planner::fits(state, &app, &doc, manifest, true).err().map(NoRoom::from)
+        },
         app,
         image,
     }
@@ -143,6 +157,14 @@ fn render(plan: &Plan) -> String {
     block("secrets:", plan.secrets.iter().map(|version| format!("version {version} comes into service")).collect());
     block("routes added:", plan.routes_added.clone());
     block("routes removed:", plan.routes_removed.clone());
-    block("instances replaced:", plan.replaced.iter().map(ToString::to_string).collect());
+    block("runs once before:", plan.release_command.iter().map(|command| command.join(" ")).collect());
+    let replaced = match plan.strategy {
+        Strategy::Rolling => "instances replaced, one after the other:",
+        Strategy::BlueGreen => "instances replaced, all at once:",
+    };
+    block(replaced, plan.replaced.iter().map(ToString::to_string).collect());
+    if let Some(room) = &plan.no_room {
+        text.push_str(&format!("\nit would be refused: {room}\n"));
+    }
     text
 }

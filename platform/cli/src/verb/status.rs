@@ -1,6 +1,6 @@
 //! `holm status`, `ps` and `releases`: pictures of the state.
 
-use holm_api::view::{self, AppView, InstanceView, Progress, ReleaseView};
+use holm_api::view::{self, AppView, CrashView, InstanceView, Progress, ReleaseView};
 use holm_model::id::AppKey;
 use holm_model::report::Phase;
 use holm_model::state::Host;
@@ -26,13 +26,14 @@ struct Status {
 pub(crate) async fn status(app: &NamedApp, context: &Context<'_>) -> Result<(), Failure> {
     let out = context.out;
     let app = app.resolve_if_named()?;
-    let state = context.client.state(app.as_ref()).await?;
+    // Also for one app: what its host has free depends on the others.
+    let state = context.client.state(None).await?;
     let Some(app) = app else {
-        let apps = state.apps.keys().filter_map(|key| AppView::of(&state, key)).collect();
+        let apps = state.apps.keys().filter_map(|key| AppView::of(&state, key, out.now)).collect();
         let status = Status { host: state.site.host, apps, instances: None };
         return out.show("status", &status, |status| overview(status, out.now));
     };
-    let one = AppView::of(&state, &app).ok_or_else(|| no_app(&app))?;
+    let one = AppView::of(&state, &app, out.now).ok_or_else(|| no_app(&app))?;
     let instances = view::instances(&state, Some(&app), false);
     let status = Status { host: state.site.host, apps: vec![one], instances: Some(instances) };
     out.show("status", &status, |status| {
@@ -67,7 +68,7 @@ fn app_state(app: &AppView, now: Timestamp) -> String {
         return "being destroyed".to_owned();
     }
     let deployment = app.deployment.as_ref();
-    let short: u32 = app.processes.iter().map(|process| process.wanted.saturating_sub(process.healthy)).sum();
+    let short: u32 = app.processes.iter().map(|p| p.wanted.saturating_sub(p.healthy + p.done)).sum();
     match deployment.map(|deployment| (deployment.status, deployment)) {
         Some((Progress::Preparing, d)) => format!("{} prepares its image", d.deployment),
         Some((Progress::RollingOut, d)) => format!("{} rolls out", d.deployment),
@@ -75,6 +76,12 @@ fn app_state(app: &AppView, now: Timestamp) -> String {
         Some((Progress::Failed, d)) => {
             format!("{} failed {}", d.deployment, d.ended_at.map(|at| ago(at, now)).unwrap_or_default())
         }
+        _ if app.processes.iter().any(|process| process.crash_loop.is_some()) => {
+            let looping = app.processes.iter().filter(|process| process.crash_loop.is_some());
+            let names: Vec<String> = looping.map(|process| process.process.to_string()).collect();
+            format!("crash loop: {}", names.join(", "))
+        }
+        _ if app.processes.iter().any(|process| process.waiting.is_some()) => "waits for memory".to_owned(),
         _ if short > 0 => format!("{short} not healthy"),
         _ => "ok".to_owned(),
     }
@@ -103,7 +110,14 @@ fn one_app(app: &AppView, instances: &[InstanceView], out: &Output) -> String {
     for process in &app.processes {
         let by_hand = if process.scaled { ", scaled by hand" } else { "" };
         let (name, healthy, wanted) = (&process.process, process.healthy, process.wanted);
-        text.push_str(&format!("  process     {name}: {healthy} of {wanted} healthy{by_hand}\n"));
+        let done = if process.done > 0 { format!(", {} done", process.done) } else { String::new() };
+        text.push_str(&format!("  process     {name}: {healthy} of {wanted} healthy{done}{by_hand}\n"));
+        if let Some(crash) = &process.crash_loop {
+            text.push_str(&format!("              {}\n", harmless(&crash_line(crash, out.now))));
+        }
+        if let Some(room) = &process.waiting {
+            text.push_str(&format!("              {room}\n"));
+        }
     }
     if !app.routes.is_empty() {
         text.push_str(&format!("\n{}", routes_table(&app.routes)));
@@ -112,6 +126,16 @@ fn one_app(app: &AppView, instances: &[InstanceView], out: &Output) -> String {
         text.push_str(&format!("\n{}", instances_table(instances, out.now)));
     }
     text
+}
+
+/// A crash loop in one line.
+pub(crate) fn crash_line(crash: &CrashView, now: Timestamp) -> String {
+    let next = match crash.next_try {
+        Some(at) => format!("the next try is in {} s", at.duration_since(now).as_secs().max(0) + 1),
+        None => "another one is being tried".to_owned(),
+    };
+    let CrashView { deaths, newest, cause, .. } = crash;
+    format!("crash loop: {deaths} died in a row, the newest, {newest}, {cause}; {next}")
 }
 
 #[derive(Serialize)]

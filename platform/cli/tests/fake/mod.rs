@@ -92,6 +92,7 @@ fn history() -> Vec<Event> {
         release: ReleaseNumber(1),
         epoch: 0,
         why: why.to_owned(),
+        task: false,
     };
     let at: Timestamp = "2026-01-02T03:04:30Z".parse().unwrap();
     vec![
@@ -100,6 +101,7 @@ fn history() -> Vec<Event> {
             acceleration: "tcg".to_owned(),
             why: "the probe did not boot with kvm".to_owned(),
             network: "user".to_owned(),
+            memory: Some(4 << 30),
         },
         Event::DeployRequested {
             app: app.clone(),
@@ -190,26 +192,57 @@ impl Fake {
         seq
     }
 
+    /// Brings `web` to `wanted` healthy instances; with 2, the first new one dies.
+    fn scale_out(&self, wanted: u32) {
+        let (release, epoch, task) = (ReleaseNumber(1), 0, false);
+        let healthy = |number| Event::InstanceObserved {
+            instance: instance(number),
+            phase: Phase::Healthy,
+            detail: None,
+            endpoints: BTreeMap::new(),
+        };
+        if wanted == 2 {
+            let end = End {
+                cause: EndCause::Exited { code: 7 },
+                at: "2026-01-02T03:05:00Z".parse().unwrap(),
+                last_log: Vec::new(),
+            };
+            let why = "scaled by hand".to_owned();
+            self.record("planner", Event::InstancePlaced { instance: instance(9), release, epoch, why, task });
+            self.record("host", Event::InstanceEnded { instance: instance(9), end });
+            return;
+        }
+        self.record("host", healthy(3));
+        for number in 5..5 + u64::from(wanted).saturating_sub(2) {
+            let why = "scaled by hand".to_owned();
+            self.record("planner", Event::InstancePlaced { instance: instance(number), release, epoch, why, task });
+            self.record("host", healthy(number));
+        }
+    }
+
     /// Brings a deployment to its end, as the control plane would.
     fn roll_out(&self, app: &AppKey, deployment: DeploymentNumber, image: &str) {
         let app = app.clone();
         if image.contains("missing") {
             let why = format!("cannot find the image `{image}`");
-            self.record("control", Event::DeploymentFailed { app, deployment, why, last_log: Vec::new() });
+            self.record(
+                "control",
+                Event::DeploymentFailed { app, deployment, why, last_log: Vec::new(), back_to: None },
+            );
             return;
         }
         let (release, digest) = (ReleaseNumber(2), digest("two"));
         let reference = format!("registry.example/hello@{digest}");
         self.record("control", Event::ReleaseReady { app: app.clone(), deployment, release, digest, reference });
         let why = "release v2 is rolled out".to_owned();
-        self.record("planner", Event::InstancePlaced { instance: instance(4), release, epoch: 0, why });
+        self.record("planner", Event::InstancePlaced { instance: instance(4), release, epoch: 0, why, task: false });
         if image.contains("broken") {
             let cause = EndCause::Exited { code: 7 };
             let last_log = vec!["cannot open /etc/hello".to_owned()];
             let end = End { cause, at: "2026-01-02T03:05:00Z".parse().unwrap(), last_log: last_log.clone() };
             self.record("host", Event::InstanceEnded { instance: instance(4), end });
             let why = "hello.web.4 exited with status 7".to_owned();
-            self.record("planner", Event::DeploymentFailed { app, deployment, why, last_log });
+            self.record("planner", Event::DeploymentFailed { app, deployment, why, last_log, back_to: None });
         } else {
             let healthy = Event::InstanceObserved {
                 instance: instance(4),
@@ -287,6 +320,11 @@ impl Backend for Fake {
                 self.record(&submission.actor, Event::RestartRequested { app: app.clone(), deployment });
                 let seq = self.record("planner", Event::DeploymentSucceeded { app, deployment });
                 return Ok(Accepted { seq, deployment: Some(deployment), changed: true });
+            }
+            Command::Scale { process, instances, .. } => {
+                let seq = self.record(&submission.actor, Event::Scaled { app, process, instances });
+                self.scale_out(instances.unwrap_or(1));
+                seq
             }
             _ => state.seq,
         };

@@ -14,7 +14,9 @@ const ROUNDS: u64 = 60;
 const TASKS: u32 = 4;
 
 async fn open(dir: &Path) -> Control {
-    Control::open(dir, Arc::new(Shelf::default()) as Arc<dyn Images>, Options::default()).await.unwrap()
+    // Compacted all the time, so that some of the kills come in between.
+    let options = Options { keep_events: 20, ..Options::default() };
+    Control::open(dir, Arc::new(Shelf::default()) as Arc<dyn Images>, options).await.unwrap()
 }
 
 /// The command with the key `ROUND-TASK-I`.

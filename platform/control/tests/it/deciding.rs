@@ -31,7 +31,13 @@ fn finish(state: &mut State, app: &AppKey, works: bool) {
         state,
         vec![match works {
             true => Event::DeploymentSucceeded { app, deployment },
-            false => Event::DeploymentFailed { app, deployment, why: "it broke".to_owned(), last_log: Vec::new() },
+            false => Event::DeploymentFailed {
+                app,
+                deployment,
+                why: "it broke".to_owned(),
+                last_log: Vec::new(),
+                back_to: None,
+            },
         }],
     );
 }
@@ -264,4 +270,46 @@ fn a_refusal_tells_what_why_and_what_to_do() {
     let refusal = decide(&state, &rules(), &scale).unwrap_err();
     assert_eq!(refusal.to_string(), "`hello` has no process type `cron`: its process types are `web`, `worker`");
     assert_eq!(state.seq, Seq(3));
+}
+
+#[test]
+fn what_the_host_could_never_hold_is_refused_with_figures() {
+    let mut state = serving(&deploy("hello"));
+    let host = |mib: u64| Event::HostStarted {
+        version: "1".to_owned(),
+        acceleration: "kvm".to_owned(),
+        why: String::new(),
+        network: "user".to_owned(),
+        memory: Some(mib << 20),
+    };
+    // An instance takes 64 MiB for its app, 96 for its guest, 1 for the kernel's books and 32 for QEMU.
+    fold(&mut state, vec![host(3 * 193)]);
+    let release = ReleaseNumber(1);
+    let placed = |number| Event::InstancePlaced {
+        instance: format!("hello.web.{number}").parse().unwrap(),
+        release,
+        epoch: 0,
+        why: String::new(),
+        task: false,
+    };
+    fold(&mut state, vec![placed(1)]);
+    let scale = |count| Command::Scale { app: app("hello"), process: process("web"), instances: Some(count) };
+    assert!(decide(&state, &rules(), &scale(3)).is_ok());
+    let refused = decide(&state, &rules(), &scale(4)).unwrap_err();
+    assert_eq!(refused.code(), "no_room");
+    assert_eq!(refused.why(), "it needs 772 MiB of memory at once, and 579 of the host's 579 MiB are free for it");
+    assert!(refused.hint().unwrap().contains("holm up --memory"));
+    // The other app may have what the first one leaves.
+    let other = |web| {
+        let mut manifest = manifest("other");
+        manifest.processes.get_mut(&process("web")).unwrap().instances = web;
+        Command::Deploy { app: app("other"), image: None, manifest: Box::new(manifest) }
+    };
+    assert!(decide(&state, &rules(), &other(2)).is_ok());
+    assert_eq!(decide(&state, &rules(), &other(3)).unwrap_err().code(), "no_room");
+    // A host that came back smaller refuses nothing that asks for less.
+    ask(&mut state, &scale(3));
+    fold(&mut state, vec![placed(2), placed(3), host(193)]);
+    assert!(decide(&state, &rules(), &scale(2)).is_ok());
+    assert_eq!(decide(&state, &rules(), &Command::Restart { app: app("hello") }).unwrap_err().code(), "no_room");
 }

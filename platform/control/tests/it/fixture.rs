@@ -33,11 +33,14 @@ pub(crate) fn manifest(name: &str) -> Manifest {
         instances,
         health: None,
         stop: StopPolicy::default(),
+        restart: Default::default(),
     };
     Manifest {
         app: AppName::new(name).unwrap(),
         image: Some(format!("registry.example/{name}:1")),
         processes: BTreeMap::from([(process("web"), one(1)), (process("worker"), one(0))]),
+        strategy: Default::default(),
+        release: None,
         routes: Vec::new(),
         config: BTreeMap::new(),
         secrets: BTreeMap::new(),
@@ -161,9 +164,13 @@ pub(crate) struct House {
     pub(crate) control: Control,
 }
 
+/// Events that the tests' control planes keep.
+pub(crate) const KEEP_EVENTS: u64 = 40;
+
 pub(crate) fn options(clock: &Arc<HandClock>) -> Options {
     let rules = Rules { reserved_ports: [443].into() };
-    Options { rules, clock: Arc::clone(clock) as Arc<dyn Clock> }
+    // Few enough that every longer life compacts its log again and again.
+    Options { rules, clock: Arc::clone(clock) as Arc<dyn Clock>, keep_events: KEEP_EVENTS }
 }
 
 impl House {
@@ -227,7 +234,8 @@ impl House {
             loop {
                 let target = Arc::clone(&targets.borrow_and_update());
                 while obey(&target, &mut seen, clock.now()) {
-                    let report = HostReport { generation: target.generation, instances: seen.clone() };
+                    let report =
+                        HostReport { run: 0, number: 0, generation: target.generation, instances: seen.clone() };
                     if control.report(report).await.is_err() {
                         return;
                     }

@@ -8,5 +8,6 @@ mod fixture;
 mod observing;
 mod random;
 mod secrets;
+mod simulated;
 mod storing;
 mod working;

@@ -36,7 +36,7 @@ fn placed() -> State {
         },
     );
     let (release, why) = (ReleaseNumber(1), "test".to_owned());
-    fold(&mut state, Event::InstancePlaced { instance: name(), release, epoch: 0, why });
+    fold(&mut state, Event::InstancePlaced { instance: name(), release, epoch: 0, why, task: false });
     state
 }
 
@@ -45,7 +45,8 @@ fn seen(phase: Phase) -> Observation {
 }
 
 fn report(generation: u64, seen: Option<Observation>) -> HostReport {
-    HostReport { generation: Seq(generation), instances: seen.into_iter().map(|seen| (name(), seen)).collect() }
+    let instances = seen.into_iter().map(|seen| (name(), seen)).collect();
+    HostReport { run: 0, number: 0, generation: Seq(generation), instances }
 }
 
 fn at_phase(phase: Phase) -> State {

@@ -65,7 +65,8 @@ fn number(version: &Option<SecretsVersion>) -> u64 {
 /// The newest version, the one in service, and the one an instance would get now.
 fn versions(state: &State) -> (u64, u64, u64) {
     let secrets = &state.apps[&app("hello")].secrets;
-    let next = state.secrets_for_new_instance(&app("hello"));
+    let next = state.wanted_release(&app("hello"));
+    let next = next.and_then(|release| state.secrets_for_new_instance(&app("hello"), release));
     (number(&secrets.newest), number(&secrets.serving), number(&next))
 }
 

@@ -33,16 +33,16 @@ const PATIENCE: Duration = Duration::from_secs(180);
 const TRY_EVERY: Duration = Duration::from_millis(2);
 
 /// When what was done in one deployment.
-struct Times {
+pub(super) struct Times {
     asked: Timestamp,
     image_ready: Timestamp,
-    launched: Timestamp,
-    greeted: Timestamp,
+    pub(super) launched: Timestamp,
+    pub(super) greeted: Timestamp,
     /// Of the boot, what our PID 1 took: from its first mark to its last.
     init: Duration,
     configured: Timestamp,
-    started: Timestamp,
-    healthy: Timestamp,
+    pub(super) started: Timestamp,
+    pub(super) healthy: Timestamp,
     first_byte: Timestamp,
 }
 
@@ -72,7 +72,7 @@ fn own(times: &Times) -> f64 {
     OURS.iter().map(|(_, part)| part(times)).sum()
 }
 
-fn ms(from: Timestamp, to: Timestamp) -> f64 {
+pub(super) fn ms(from: Timestamp, to: Timestamp) -> f64 {
     to.duration_since(from).as_secs_f64() * 1e3
 }
 
@@ -148,7 +148,7 @@ fn ask(port: u16) -> std::io::Result<(Timestamp, String)> {
 }
 
 /// Reads the journal at `path`: each line is a sum, a space and a document.
-fn read(path: &Path, asked: Timestamp, first_byte: Timestamp) -> Result<Times> {
+pub(super) fn read(path: &Path, asked: Timestamp, first_byte: Timestamp) -> Result<Times> {
     let mut at: BTreeMap<String, Timestamp> = BTreeMap::new();
     let mut init = Duration::ZERO;
     for line in fs::read_to_string(path)?.lines() {

@@ -13,24 +13,25 @@ use crate::workspace::{cache, target};
 
 /// A throwaway installation that runs.
 #[derive(Debug)]
-pub(super) struct Installation {
+pub(crate) struct Installation {
     /// The way to use it.
-    pub(super) site: Site,
+    pub(crate) site: Site,
     folder: PathBuf,
+    sni: String,
 }
 
 impl Installation {
     /// Builds everything, starts Holm in the background and imports the guest.
-    pub(super) fn start() -> Result<Self> {
+    pub(crate) fn start() -> Result<Self> {
         let programs = programs(Profile::Release)?;
         let folder = target().join("bench");
         if folder.exists() {
             Site::leftover(programs.clone(), &folder.join("state")).clear();
             fs::remove_dir_all(&folder).with_context(|| format!("cannot clear {}", folder.display()))?;
         }
-        let this = Self { site: Site::new(programs, &folder.join("state"))?, folder };
         let sni = free_port()?.to_string();
-        this.site.ok(&["up", "--detach", "--network", "user", "--sni-port", &sni])?;
+        let this = Self { site: Site::new(programs, &folder.join("state"))?, folder, sni };
+        this.up()?;
         let packages = kernel_packages(&cache())?;
         let packages: Vec<String> = packages.iter().map(|path| path.to_string_lossy().into_owned()).collect();
         let import: Vec<&str> = ["guest", "import"].into_iter().chain(packages.iter().map(String::as_str)).collect();
@@ -38,13 +39,18 @@ impl Installation {
         Ok(this)
     }
 
+    /// Starts Holm in the background.
+    pub(crate) fn up(&self) -> Result<()> {
+        self.site.ok(&["up", "--detach", "--network", "user", "--sni-port", &self.sni]).map(drop)
+    }
+
     /// The example app as an image.
-    pub(super) fn hello_image(&self) -> Result<String> {
+    pub(crate) fn hello_image(&self) -> Result<String> {
         images::hello(&self.folder.join("hello"), &self.site.programs().hello)
     }
 
     /// The manifest of the example app under the name `app`, with a health check every `interval` and `memory`.
-    pub(super) fn hello_manifest(
+    pub(crate) fn hello_manifest(
         &self,
         app: &str,
         port: u16,
@@ -61,12 +67,12 @@ impl Installation {
     }
 
     /// The journal of the instance `name`, as the agent has written it.
-    pub(super) fn journal(&self, name: &str) -> PathBuf {
+    pub(crate) fn journal(&self, name: &str) -> PathBuf {
         self.site.state().join("agent/instances").join(name).join("journal")
     }
 
     /// The processes whose program is called `name`, by number.
-    pub(super) fn processes(&self, name: &str) -> Result<Vec<u32>> {
+    pub(crate) fn processes(&self, name: &str) -> Result<Vec<u32>> {
         let is_it = |pid: &u32| {
             let program = fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
             program.file_name().is_some_and(|file| file == Path::new(name))

@@ -9,6 +9,8 @@
 //! | `machine` | what was measured on |
 //! | `installation` | a running Holm, ended with everything of it |
 //! | `deploy` | our own share of deploy-to-first-byte |
+//! | `rollout` | a new release of an app under load, and connections that failed |
+//! | `log` | appends to the event log, and the start with a long one |
 //! | `ingress` | the ingress beside HAProxy |
 //! | `image` | image builds beside umoci and mkfs.erofs |
 //! | `morpheus` | what Morpheus costs; the rest is the platform's |
@@ -21,12 +23,14 @@ mod crowd;
 mod deploy;
 mod image;
 mod ingress;
-mod installation;
+pub(crate) mod installation;
 pub mod kernel;
+mod log;
 mod machine;
 pub mod morpheus;
 mod reach;
 mod report;
+mod rollout;
 mod samples;
 
 use std::fs;
@@ -54,6 +58,10 @@ pub struct Options {
 enum Figure {
     /// Our own share of deploy-to-first-byte
     Deploy,
+    /// A new release under load, beyond the guest's boot and the app's readiness
+    Rollout,
+    /// Appends to the event log, and the start of the control plane with a long one
+    Log,
     /// Latency, throughput and connections of the ingress, beside HAProxy
     Ingress,
     /// Image builds, beside umoci and mkfs.erofs
@@ -75,6 +83,12 @@ pub fn platform(options: &Options) -> Result<()> {
     let mut measured: Vec<Measured> = Vec::new();
     if wanted(Figure::Deploy) {
         measured.extend(deploy::measure().context("cannot measure deployments")?);
+    }
+    if wanted(Figure::Rollout) {
+        measured.extend(rollout::measure().context("cannot measure rollouts")?);
+    }
+    if wanted(Figure::Log) {
+        measured.extend(log::measure().context("cannot measure the event log")?);
     }
     if wanted(Figure::Ingress) {
         measured.extend(ingress::measure().context("cannot measure the ingress")?);

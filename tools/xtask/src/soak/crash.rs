@@ -1,0 +1,145 @@
+//! Kills at random moments: of `holm up`, and of microVMs, while apps are deployed, scaled and restarted.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::Args;
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::bench::installation::Installation;
+use crate::client;
+use crate::command::command;
+use crate::site::free_port;
+use crate::workspace::{cargo, workspace};
+
+/// How long.
+#[derive(Debug, Args)]
+pub struct Options {
+    /// Kills of a running Holm or microVM
+    #[arg(long, default_value_t = 50)]
+    kills: u32,
+    /// Random histories in each crash test of the control plane, the planner and the agent
+    #[arg(long, default_value_t = 10_000)]
+    seeds: u32,
+    /// Where the random numbers begin
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
+/// The environment variable by which the crash tests are told how many random histories to try.
+const CASES: &str = "PROPTEST_CASES";
+
+/// Longest wait for everything to be as it should be after a kill.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// Runs the crash tests with many seeds, then kills real ones.
+///
+/// # Errors
+/// When something is lost, left or does not converge.
+pub fn run(options: &Options) -> Result<()> {
+    if options.seeds > 0 {
+        println!("the crash tests with {} random histories each", options.seeds);
+        let packages = ["-p", "holm-control", "-p", "holm-planner", "-p", "holm-agent"];
+        let mut tests = command(&workspace(), cargo(), &["test", "--release"]);
+        let status = tests.args(packages).env(CASES, options.seeds.to_string()).status()?;
+        ensure!(status.success(), "a crash test failed");
+    }
+    kills(options)
+}
+
+/// A small generator of numbers that can be begun again from its seed (splitmix64).
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed ^ (mixed >> 31)) % limit.max(1)
+    }
+}
+
+fn kills(options: &Options) -> Result<()> {
+    let holm = Installation::start()?;
+    let port = free_port()?;
+    let image = holm.hello_image()?;
+    let mut dice = Dice(options.seed);
+    let deploy = |nth: u32| -> Result<std::process::Child> {
+        let greeting = format!("round {nth}");
+        let manifest = holm.site.manifest("crash", &crate::images::hello_manifest(port, &greeting))?;
+        let mut deploy = holm.site.holm(&["deploy", "--detach", &image, "-f", &manifest]);
+        deploy.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+        deploy.spawn().context("cannot start holm")
+    };
+    ensure!(deploy(0)?.wait()?.success(), "the first deployment was not accepted");
+    converge(&holm, port, 1)?;
+    for nth in 1..=options.kills {
+        let accepted = deploy(nth)?.wait()?.success();
+        ensure!(accepted, "deployment {nth} was not accepted");
+        std::thread::park_timeout(Duration::from_millis(dice.below(6000)));
+        let whom = if dice.below(3) == 0 { "qemu-system-x86_64" } else { "holm" };
+        let victims = holm.processes(whom)?;
+        let at = usize::try_from(dice.below(victims.len() as u64)).unwrap_or(0);
+        let Some(victim) = victims.get(at).and_then(|pid| i32::try_from(*pid).ok()).and_then(Pid::from_raw) else {
+            println!("kill {nth}: there is no {whom} to kill just now");
+            continue;
+        };
+        let begun = Instant::now();
+        let _ = kill_process(victim, Signal::KILL);
+        if whom == "holm" {
+            until_gone(&holm)?;
+            holm.up()?;
+        }
+        // A microVM of the new release that was killed fails its deployment; the one before then serves.
+        converge(&holm, port, nth + 1)?;
+        println!("kill {nth}: {whom}, as it should be after {:.1} s", begun.elapsed().as_secs_f64());
+        let findings = holm.site.json(&["doctor"])?;
+        let log = findings["findings"].as_array().into_iter().flatten().find(|f| f["subject"] == "event log");
+        ensure!(log.is_some_and(|finding| finding["level"] == "ok"), "the event log: {log:?}");
+    }
+    holm.site.ok(&["down"])?;
+    let left = holm.site.processes()?;
+    ensure!(left.is_empty(), "processes are left: {left:?}");
+    ensure!(holm.site.cgroups().is_empty(), "cgroups are left: {:?}", holm.site.cgroups());
+    println!("{} kills: nothing was lost and nothing is left", options.kills);
+    Ok(())
+}
+
+/// Waits until the killed Holm is gone, and its lock with it.
+fn until_gone(holm: &Installation) -> Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    while !holm.processes("holm")?.is_empty() {
+        ensure!(Instant::now() < deadline, "the killed Holm is still there");
+        std::thread::park_timeout(Duration::from_millis(20));
+    }
+    Ok(())
+}
+
+/// Waits until the deployment that was accepted last has ended, one instance serves, and exactly one microVM runs.
+fn converge(holm: &Installation, port: u16, deployment: u32) -> Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    let mut last = String::new();
+    while Instant::now() < deadline {
+        match settled(holm, port, deployment) {
+            Ok(()) => return Ok(()),
+            Err(error) => last = format!("{error:#}"),
+        }
+        std::thread::park_timeout(Duration::from_millis(200));
+    }
+    bail!("not as it should be after {} s: {last}", PATIENCE.as_secs())
+}
+
+fn settled(holm: &Installation, port: u16, deployment: u32) -> Result<()> {
+    let status = holm.site.json(&["status", "crash"])?;
+    let newest = &status["apps"][0]["deployment"];
+    ensure!(newest["deployment"] == deployment, "deployment {deployment} was accepted, and the newest is {newest}");
+    let under_way = newest["ended_at"].is_null();
+    ensure!(!under_way, "a deployment is under way");
+    let running = status["instances"].as_array().map_or(0, Vec::len);
+    let machines = holm.processes("qemu-system-x86_64")?.len();
+    ensure!((running, machines) == (1, 1), "{running} instances and {machines} microVMs");
+    let answer = client::get(port, "/")?;
+    ensure!(answer.starts_with("round "), "it answers `{answer}`");
+    Ok(())
+}

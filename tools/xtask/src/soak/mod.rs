@@ -1,0 +1,31 @@
+//! `cargo xtask soak`: what `./test` does in short, for as long as one likes.
+//!
+//! | module | concept |
+//! | --- | --- |
+//! | `rollouts` | deployments under load: no connection may fail |
+//! | `crash` | kills at random moments: nothing acknowledged is lost, nothing is left, everything converges |
+
+pub mod crash;
+pub mod rollouts;
+
+use clap::Subcommand;
+
+/// What can be soaked.
+#[derive(Debug, Subcommand)]
+pub enum Task {
+    /// Deploy again and again while clients ask; no connection may fail
+    Rollouts(rollouts::Options),
+    /// Kill Holm and its microVMs at random moments; and the crash tests with many seeds
+    Crash(crash::Options),
+}
+
+/// Runs it.
+///
+/// # Errors
+/// When something failed that must not.
+pub fn run(task: &Task) -> anyhow::Result<()> {
+    match task {
+        Task::Rollouts(options) => rollouts::run(options),
+        Task::Crash(options) => crash::run(options),
+    }
+}
