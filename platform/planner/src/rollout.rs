@@ -227,7 +227,8 @@ pub fn standing(state: &State, key: &AppKey, process: &ProcessName) -> Standing 
         return Standing { wanted: 0, running: 0, healthy: 0, stale: 0, done: 0 };
     };
     let wanted = state.wanted_release(key).and_then(|n| Some((n, &state.release(key, n)?.manifest)));
-    let step = Step { state, key, app, wanted, rolling: None, now: Timestamp::UNIX_EPOCH };
+    let secrets = wanted.and_then(|(release, _)| state.secrets_for_new_instance(key, release));
+    let step = Step { state, key, app, wanted, secrets, rolling: None, now: Timestamp::UNIX_EPOCH };
     let live = step.instances().filter(|(name, i)| name.process == *process && i.is_live());
     let (fresh, stale): (Vec<_>, Vec<_>) = live.partition(|(_, i)| step.is_fresh(i));
     Standing {
