@@ -112,11 +112,7 @@ impl Lines<'_> {
     }
 
     /// Goes on behind the line that ends at `end` of `text`.
-    fn skip_to<'t>(&mut self, text: &'t str, end: usize)
-    where
-        Self: 't,
-    {
-        let _ = text;
+    fn skip_to(&mut self, text: &str, end: usize) {
         let skipped = self.rest.len() - text.len() + end;
         self.rest = self.rest.get(skipped + 1..).unwrap_or("");
         self.line += 1;

@@ -53,7 +53,13 @@ fn end(state: &mut State, works: bool) {
         state,
         vec![match works {
             true => Event::DeploymentSucceeded { app, deployment },
-            false => Event::DeploymentFailed { app, deployment, why: "it broke".to_owned(), last_log: Vec::new() },
+            false => Event::DeploymentFailed {
+                app,
+                deployment,
+                why: "it broke".to_owned(),
+                last_log: Vec::new(),
+                back_to: None,
+            },
         }],
     );
 }
