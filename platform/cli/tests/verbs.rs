@@ -292,7 +292,6 @@ fn secrets_are_taken_from_files_and_standard_input_and_never_shown() {
     desk.run(&["secrets", "set", "../x"]);
     std::fs::write(desk.folder().join("env"), "PASSWORD='hunter2\n").unwrap();
     desk.run(&["secrets", "import", "env"]);
-    desk.run(&["events", "-n", "3"]);
     let seen = desk.fake().seen.lock().unwrap();
     let values = |n: usize| seen.secrets[n].set.0.values().map(|v| v.expose().to_vec()).collect::<Vec<_>>();
     assert_eq!((values(0), values(1)), (vec![b"hunter2".to_vec()], vec![b"hunter2".to_vec()]));
