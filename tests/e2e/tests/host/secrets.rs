@@ -125,7 +125,7 @@ fn nowhere_on_the_host(batch: &Batch, traces: &[Vec<u8>]) -> Result<()> {
     ensure!(contains(&base64(format!("x{OLD}y").as_bytes()), traces), "the search itself does not find base64");
     ensure!(contains(format!("x{TOKEN}y").as_bytes(), traces), "the search itself does not find text");
     let looked = search(batch.site.state(), traces)?;
-    ensure!(looked > 20, "only {looked} files were looked at");
+    ensure!(looked >= 10, "only {looked} files were looked at");
     let mut processes = 0;
     for entry in std::fs::read_dir("/proc")? {
         let path = entry?.path();
