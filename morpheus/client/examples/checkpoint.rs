@@ -3,8 +3,8 @@
 //! Prints the best and the median of many timed loops in ns per checkpoint, beside a loop without one, for a thread that
 //! is no worker, for a worker, and for a worker whose kernel line another thread writes to at about 10 kHz. The hints come
 //! from the tests' agent over a real socket; the pages are shared memory as with the real one. With an argument
-//! `loop <count>` it only runs that many attached checkpoints, for `perf stat -e instructions:u`; `empty <count>` runs the
-//! loop without them.
+//! `loop <count>` it only runs that many checkpoints, to have their instructions counted: on a thread that is no worker,
+//! where they are the same ones; `empty <count>` runs the loop without them.
 
 use std::hint::black_box;
 use std::io::Write;
@@ -52,16 +52,15 @@ fn time(work: fn(u64) -> u64) -> (f64, f64) {
 }
 
 fn main() -> std::io::Result<()> {
-    let agent = FakeAgent::start();
-    let config = WorkerConfig::new("checkpoint").socket(agent.socket());
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let mut out = std::io::stdout();
     if let [mode, count] = &arguments[..] {
         let count = count.parse().map_err(std::io::Error::other)?;
-        let _worker = Worker::register(config);
         let hints = if mode == "empty" { nothing(count) } else { checkpoints(count) };
         return writeln!(out, "{hints} hints");
     }
+    let agent = FakeAgent::start();
+    let config = WorkerConfig::new("checkpoint").socket(agent.socket());
     let mut line = |what: &str, (best, median): (f64, f64)| writeln!(out, "{what:<34} {best:6.2} {median:6.2}");
     line("empty loop", time(nothing))?;
     line("no worker", time(checkpoints))?;

@@ -33,7 +33,7 @@ pub(crate) struct Board {
 
 impl Board {
     pub(crate) fn new(generation: Seq) -> Self {
-        // Different from every other run is all it has to be.
+        // Who reads reports starts with the agent, so a clock that was set back between two runs misleads nobody.
         let since = jiff::Timestamp::now().as_nanosecond().unsigned_abs() as u64;
         let report = HostReport { run: since, number: 0, generation, instances: BTreeMap::new() };
         Self { report: watch::Sender::new(Arc::new(report)), reach: Mutex::default() }

@@ -1,39 +1,22 @@
 //! Which of a host's reports are news. Each run of an agent counts its reports, so that late and repeated ones are told
 //! from new ones, also across restarts of the agent.
 
-use std::collections::VecDeque;
-
 use holm_model::report::HostReport;
 
-/// Earlier runs that are remembered.
-const PAST: usize = 16;
-
 /// What has been seen of one host's reports.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct ReportOrder {
-    run: u64,
-    number: u64,
-    past: VecDeque<u64>,
+    newest: (u64, u64),
 }
 
 impl ReportOrder {
     /// Whether `report` is at least as new as the newest one. The newest may come again: taking it twice does no harm,
     /// and makes good a first time that was not recorded.
     pub fn admits(&mut self, report: &HostReport) -> bool {
-        if report.run == self.run {
-            let new = report.number >= self.number;
-            self.number = self.number.max(report.number);
-            return new;
-        }
-        if self.past.contains(&report.run) {
-            return false;
-        }
-        self.past.push_back(std::mem::replace(&mut self.run, report.run));
-        if self.past.len() > PAST {
-            self.past.pop_front();
-        }
-        self.number = report.number;
-        true
+        let order = (report.run, report.number);
+        let new = order >= self.newest;
+        self.newest = self.newest.max(order);
+        new
     }
 }
 
@@ -58,6 +41,9 @@ mod tests {
             (0, 9, false),
             (9, 1, true),
             (9, 0, false),
+            // Of a run between two others nothing had come before it was over.
+            (8, 4, false),
+            (9, 2, true),
         ];
         for (run, number, admitted) in table {
             assert_eq!(order.admits(&report(run, number)), admitted, "run {run}, report {number}");

@@ -87,11 +87,14 @@ pub fn run(options: &Options) -> io::Result<Value> {
         }
     }
     // Each connection has both its ends and both of the ingress's in this process.
-    let connections = options.idle_connections.min(descriptors().saturating_sub(1000) / 4);
+    let descriptors = descriptors();
+    let connections = options.idle_connections.min(descriptors.saturating_sub(1000) / 4);
     let idle = idle_memory(&ingress, connections)?;
     let mut report = report(&samples, idle, without_haproxy);
     report["idle_connections"] = json!(connections);
-    report["hostile"] = hostile::run(options.rounds, 3 * options.slice, connections)?;
+    // The attackers' connections are in this process too.
+    let beside = options.idle_connections.min(descriptors.saturating_sub(hostile::DESCRIPTORS) / 4);
+    report["hostile"] = hostile::run(options.rounds, 3 * options.slice, beside)?;
     Ok(report)
 }
 

@@ -1,7 +1,7 @@
 //! Hostile clients: whatever they do to one app, others of the same ingress are served. How fast is measured by
 //! `cargo xtask bench platform ingress`.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod support;
 
@@ -119,12 +119,13 @@ async fn slow_endless_and_random_hellos_leave_others_served() {
     };
     let ended: std::io::Result<()> = deadline(flood).await;
     assert!(ended.is_err());
-    // Random bytes; a source may do this as often as its rate allows.
+    // Random bytes; a source that is ahead of the ingress meets its cap on half-open connections.
     let mut state = 1_u64;
     for _ in 0..200 {
-        let mut client = connect_from(21, apps.names).await.unwrap();
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        let _ = client.write_all(&state.to_le_bytes().repeat(4)).await;
+        if let Ok(mut client) = connect_from(21, apps.names).await {
+            let _ = client.write_all(&state.to_le_bytes().repeat(4)).await;
+        }
     }
     other_app_serves(&apps, 20).await;
     until(&apps.ingress, |stats| stats.refused.contains_key(&Refusal::HelloTooLarge)).await;
@@ -157,8 +158,9 @@ async fn a_flood_at_one_app_is_held_to_its_caps_and_others_are_served() {
         }
     };
     flooded(Refusal::AppSourceLimit, 5).await;
+    // A refused one may be reset before the client has seen that it is connected.
     for _ in 0..15 {
-        held.push(connect(apps.port).await);
+        held.extend(deadline(TcpStream::connect(apps.port)).await);
     }
     let stats = flooded(Refusal::AppLimit, 5).await;
     assert_eq!(stats.routes["flooded"].active, 30);
@@ -168,7 +170,7 @@ async fn a_flood_at_one_app_is_held_to_its_caps_and_others_are_served() {
     drop(held);
     until(&apps.ingress, |stats| stats.routes["flooded"].active == 0).await;
     for _ in 0..20 {
-        drop(connect(apps.port).await);
+        drop(deadline(TcpStream::connect(apps.port)).await);
     }
     flooded(Refusal::AppRate, 5).await;
     other_app_serves(&apps, 20).await;

@@ -1,6 +1,6 @@
 //! The PROXY protocol through the ingress: what backends are told, and whom the ingress believes.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod support;
 

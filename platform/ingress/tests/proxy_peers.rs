@@ -1,6 +1,6 @@
 //! The PROXY protocol with real peers: Debian's nginx and HAProxy behind the ingress, HAProxy in front of it.
 
-#![allow(clippy::unwrap_used, clippy::print_stderr)]
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test may fail, and say why it is skipped")]
 
 mod support;
 

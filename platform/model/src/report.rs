@@ -12,7 +12,7 @@ use crate::id::{InstanceName, Seq};
 /// Everything one host sees at one moment. Level-triggered: a lost report is made good by the next.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct HostReport {
-    /// Tells one run of the host's agent from another.
+    /// The run of the host's agent; a later one has a higher number.
     #[serde(default)]
     pub run: u64,
     /// Counts up within a run: a report with a lower number is older.

@@ -135,9 +135,10 @@ fn exec_has_input_output_status_and_terminal(batch: &Batch) -> Result<()> {
     writing.join().ok().context("the writer panicked")??;
     ensure!(output.stdout == text.as_bytes(), "{} of {} bytes came back", output.stdout.len(), text.len());
 
-    let full = batch.site.run(&["exec", "box", "--", "dd", "if=/dev/zero", "of=/fill", "bs=1M", "count=200"])?;
+    let full =
+        batch.site.run(&["exec", "box", "--", "busybox", "dd", "if=/dev/zero", "of=/fill", "bs=1M", "count=200"])?;
     ensure!(full.status == 1 && full.stderr.contains("No space left"), "the writable layer has no end: {full:?}");
-    batch.site.ok(&["exec", "box", "--", "rm", "/fill"])?;
+    batch.site.ok(&["exec", "box", "--", "busybox", "rm", "/fill"])?;
 
     let ran = batch.site.run(&["exec", "box", "--", "/no/such/program"])?;
     ensure!(ran.status == 127 && ran.stderr.contains("/no/such/program"), "{ran:?}");

@@ -21,6 +21,9 @@ const RANDOM_PER_SECOND: u32 = 200;
 const ENDLESS_PER_SECOND: u32 = 20;
 /// Half-open connections an attacker tries to keep.
 const SLOW_HELD: usize = 5000;
+/// File descriptors that all but the idle connections take: both ends of what attackers hold, and of what they are about to
+/// give up.
+pub(super) const DESCRIPTORS: usize = 2 * SLOW_HELD + 2000;
 const ATTACKED: &str = "attacked.example";
 const QUIET: &str = "quiet.example";
 

@@ -21,16 +21,22 @@ fn served_by(world: &World) -> Vec<ReleaseNumber> {
     healthy.map(|backend| world.state.instances[&backend.instance].release).collect()
 }
 
-#[test]
-fn blue_green_goes_over_at_once_when_every_new_instance_is_healthy() {
+/// A world where a second release with so many instances begins to go out blue-green beside the first.
+fn blue_green(instances: u32) -> (World, DeploymentNumber) {
     let mut world = World::new();
-    world.deploy(3);
+    world.deploy(instances);
     world.settle(0);
-    let d2 = world.deploy_with(|manifest| {
+    let second = world.deploy_with(|manifest| {
         manifest.strategy = Strategy::BlueGreen;
-        manifest.processes.get_mut(&web()).unwrap().instances = 3;
+        manifest.processes.get_mut(&web()).unwrap().instances = instances;
     });
     world.decide();
+    (world, second)
+}
+
+#[test]
+fn blue_green_goes_over_at_once_when_every_new_instance_is_healthy() {
+    let (mut world, d2) = blue_green(3);
     assert_eq!(world.live().len(), 6, "all new ones beside all old ones");
     let late = world.live().pop().unwrap().0;
     world.stuck.insert(late.clone());
@@ -51,14 +57,7 @@ fn blue_green_goes_over_at_once_when_every_new_instance_is_healthy() {
 
 #[test]
 fn blue_green_that_fails_never_gets_a_connection() {
-    let mut world = World::new();
-    world.deploy(2);
-    world.settle(0);
-    let d2 = world.deploy_with(|manifest| {
-        manifest.strategy = Strategy::BlueGreen;
-        manifest.processes.get_mut(&web()).unwrap().instances = 2;
-    });
-    world.decide();
+    let (mut world, d2) = blue_green(2);
     let new: Vec<_> = world.live().into_iter().filter(|(_, i)| i.release == ReleaseNumber(2)).collect();
     world.observe(&new[0].0, Phase::Healthy);
     world.decide();

@@ -124,7 +124,7 @@ pub fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// Builds with this arguments, in release.
+/// Builds with these arguments, in release.
 fn build(root: &Path, what: &[&str]) -> Result<()> {
     output(command(root, cargo(), &["build", "--quiet", "--release"]).args(what)).map(drop)
 }
