@@ -49,6 +49,20 @@ impl TokenWish {
     }
 }
 
+impl TokenWish {
+    /// Whether it would give away more than a token with `scope` that ends `until` has.
+    #[must_use]
+    pub fn is_more_than(&self, scope: &Scope, until: Option<Timestamp>) -> bool {
+        let apps = match (&self.scope.apps, &scope.apps) {
+            (_, None) => false,
+            (None, Some(_)) => true,
+            (Some(wanted), Some(own)) => !wanted.is_subset(own),
+        };
+        let longer = until.is_some_and(|until| self.expires_at.is_none_or(|end| end > until));
+        apps || longer || !self.scope.permissions.is_subset(&scope.permissions)
+    }
+}
+
 /// A token that was made. The only time that its text is shown.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NewToken {
@@ -327,6 +341,26 @@ mod tests {
         ] {
             assert!(wrong.check().is_err(), "{wrong:?}");
         }
+    }
+
+    #[test]
+    fn a_wish_is_held_against_the_token_that_makes_it() {
+        let at = |second| Some(Timestamp::from_second(second).unwrap());
+        let scope = |permissions: &[Permission], apps: Option<&str>| Scope {
+            permissions: permissions.iter().copied().collect(),
+            apps: apps.map(|app| [app.parse().unwrap()].into()),
+        };
+        let wish = |scope, expires_at| TokenWish { name: "ci".to_owned(), scope, expires_at };
+        let (own, until) = (scope(&[Permission::Host, Permission::Read], None), at(100));
+        assert!(!wish(own.clone(), until).is_more_than(&own, until));
+        assert!(!wish(scope(&[Permission::Read], Some("hello")), at(99)).is_more_than(&own, until));
+        assert!(wish(scope(&[Permission::Exec], None), at(99)).is_more_than(&own, until));
+        assert!(wish(own.clone(), at(101)).is_more_than(&own, until));
+        assert!(wish(own.clone(), None).is_more_than(&own, until));
+        assert!(!wish(own.clone(), None).is_more_than(&own, None));
+        let one = scope(&[Permission::Read], Some("hello"));
+        assert!(wish(scope(&[Permission::Read], None), None).is_more_than(&one, None));
+        assert!(wish(scope(&[Permission::Read], Some("other")), None).is_more_than(&one, None));
     }
 
     proptest! {

@@ -23,6 +23,9 @@ use crate::wire::{
 /// A stream of log lines. It ends by itself unless the query follows.
 pub type LogStream = BoxStream<'static, Result<LogLine, Problem>>;
 
+/// The [`Audit::actor`] from afar who showed no token that is worth something.
+pub const STRANGER: &str = "remote";
+
 /// Something that was asked for, for the audit log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Audit {

@@ -36,7 +36,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::access;
-use crate::backend::{Audit, Backend};
+use crate::backend::{Audit, Backend, STRANGER};
 use crate::problem::{Problem, ProblemCode};
 use crate::server::{MAX_BODY, Peer, Server, router};
 
@@ -237,7 +237,7 @@ async fn admitted<B: Backend>(session: &Session<B>, request: Request) -> Result<
         Ok(found) => found,
         Err(why) => {
             let refused = |why| Audit {
-                actor: "remote".to_owned(),
+                actor: STRANGER.to_owned(),
                 verb: "connect".to_owned(),
                 about: Some(session.source.ip().to_canonical().to_string()),
                 refused: Some(why),
@@ -272,7 +272,7 @@ async fn admitted<B: Backend>(session: &Session<B>, request: Request) -> Result<
     }
     // Already set on a connection with a second request, which there is none of.
     let _ = session.token.set(id);
-    parts.extensions.insert(ConnectInfo(Peer { actor, scope: Some(token.scope) }));
+    parts.extensions.insert(ConnectInfo(Peer { actor, scope: Some(token.scope), until: token.expires_at }));
     Ok(Request::from_parts(parts, Body::from(bytes)))
 }
 

@@ -19,6 +19,7 @@ use holm_model::id::{AppKey, DeploymentNumber, Digest, InstanceName};
 use http::header::{CONNECTION, CONTENT_TYPE, UPGRADE};
 use http::{HeaderMap, StatusCode};
 use hyper_util::rt::TokioIo;
+use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::net::UnixListener;
@@ -94,11 +95,13 @@ pub(crate) struct Peer {
     pub(crate) actor: String,
     /// What it may see; `None`: everything.
     pub(crate) scope: Option<Scope>,
+    /// When its token ends; `None`: never, or it needs none.
+    pub(crate) until: Option<Timestamp>,
 }
 
 impl Connected<IncomingStream<'_, UnixListener>> for Peer {
     fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
-        Self { actor: peer::actor_of(stream.io()), scope: None }
+        Self { actor: peer::actor_of(stream.io()), scope: None, until: None }
     }
 }
 

@@ -154,6 +154,15 @@ impl Vault {
         Ok(content.secrets)
     }
 
+    /// Removes one set.
+    ///
+    /// # Errors
+    /// [`VaultError`].
+    pub fn remove(&self, set: &SecretSetId) -> Result<(), VaultError> {
+        let path = self.path(set);
+        fs::remove_file(&path).map_err(failed("remove", &path))
+    }
+
     /// Removes every set but `keep`, and what was left of cut writes. Says how many went.
     ///
     /// # Errors
@@ -292,5 +301,7 @@ mod tests {
         fs::write(dir.path().join("sets/.new-abc"), "half").unwrap();
         assert_eq!(vault.keep_only(&[set(2)].into()).unwrap(), 3);
         assert!(vault.has(&set(2)) && !vault.has(&set(1)) && !vault.has(&set(3)));
+        vault.remove(&set(2)).unwrap();
+        assert!(!vault.has(&set(2)) && vault.remove(&set(2)).is_err());
     }
 }

@@ -64,10 +64,9 @@ pub(super) async fn create_token<B: Backend>(
 ) -> Response {
     let wish = sent(body).and_then(|body| {
         let wish: TokenWish = read(&body)?;
-        // Nobody gives away more than they have.
-        let more = peer.scope.as_ref().is_some_and(|scope| !wish.scope.permissions.is_subset(&scope.permissions));
-        if more {
-            return Err(Problem::new(ProblemCode::Denied, "a token cannot make one that allows more than itself"));
+        if peer.scope.as_ref().is_some_and(|scope| wish.is_more_than(scope, peer.until)) {
+            return Err(Problem::new(ProblemCode::Denied, "a token cannot make one that allows more than itself")
+                .hint("ask for fewer permissions and a nearer end, or make it on the host itself"));
         }
         wish.check().map_err(|why| Problem::bad_request("the token is refused").because(why)).map(|()| wish)
     });

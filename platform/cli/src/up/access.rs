@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use anyhow::{Context, Result};
 use holm_api::Problem;
 use holm_api::access::{NewToken, TokenWish, mint};
-use holm_api::backend::Audit;
+use holm_api::backend::{Audit, STRANGER};
 use holm_api::tls::{self, Fingerprint};
 use holm_control::{Control, Refused};
 use holm_model::access::TokenId;
@@ -18,9 +18,11 @@ use tokio::net::TcpListener;
 
 use super::backend::refused;
 
-/// Refusals that are recorded in one [`WINDOW`]; of the others only the number is.
-const MOST_REFUSALS: u32 = 60;
-const WINDOW: SignedDuration = SignedDuration::from_secs(60);
+/// Refusals of whoever is known that are recorded in one window; of the others only the number is.
+const KNOWN: Allowance = Allowance { most: 60, window: SignedDuration::from_secs(60) };
+/// The same for whoever showed no token that is worth something. Few, because anybody who reaches the port can cause them:
+/// they must neither crowd out those of known users nor push older events out of the log.
+const STRANGERS: Allowance = Allowance { most: 60, window: SignedDuration::from_hours(1) };
 /// Most tokens: whoever can make them should not fill the state with them.
 const MAX_TOKENS: usize = 200;
 /// Longest text of a refusal that is recorded, in characters.
@@ -57,22 +59,34 @@ impl Remote {
     }
 }
 
+/// How many refusals are recorded in how long a time.
+#[derive(Debug, Clone, Copy)]
+struct Allowance {
+    most: u32,
+    window: SignedDuration,
+}
+
 /// How many refusals were recorded lately.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Recent {
+    allowance: Allowance,
     since: Timestamp,
     recorded: u32,
     left_out: u64,
 }
 
 impl Recent {
+    const fn new(allowance: Allowance) -> Self {
+        Self { allowance, since: Timestamp::UNIX_EPOCH, recorded: 0, left_out: 0 }
+    }
+
     /// Whether a refusal at `now` is recorded, and how many before it were not.
     fn take(&mut self, now: Timestamp) -> Option<u64> {
         // Also when the clock was set back: better one record too many than none for hours.
-        if now < self.since || now.duration_since(self.since) >= WINDOW {
+        if now < self.since || now.duration_since(self.since) >= self.allowance.window {
             (self.since, self.recorded) = (now, 0);
         }
-        if self.recorded >= MOST_REFUSALS {
+        if self.recorded >= self.allowance.most {
             self.left_out += 1;
             return None;
         }
@@ -82,16 +96,21 @@ impl Recent {
 }
 
 /// Tokens and the audit log.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Desk {
-    recent: Mutex<Recent>,
+    known: Mutex<Recent>,
+    strangers: Mutex<Recent>,
     /// Where the interface from afar is reached, if it is.
     pub(crate) remote: Option<(SocketAddr, Fingerprint)>,
 }
 
 impl Desk {
     pub(crate) fn new(remote: Option<&Remote>) -> Self {
-        Self { recent: Mutex::default(), remote: remote.map(|remote| (remote.address, remote.fingerprint)) }
+        Self {
+            known: Mutex::new(Recent::new(KNOWN)),
+            strangers: Mutex::new(Recent::new(STRANGERS)),
+            remote: remote.map(|remote| (remote.address, remote.fingerprint)),
+        }
     }
 
     pub(crate) async fn create(&self, control: &Control, actor: &str, wish: TokenWish) -> Result<NewToken, Problem> {
@@ -127,7 +146,8 @@ impl Desk {
         let unrecorded = match &audit.refused {
             None => 0,
             Some(_) => {
-                let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+                let recent = if audit.actor == STRANGER { &self.strangers } else { &self.known };
+                let mut recent = recent.lock().unwrap_or_else(PoisonError::into_inner);
                 let Some(left_out) = recent.take(Timestamp::now()) else { return };
                 left_out
             }
@@ -149,11 +169,11 @@ mod tests {
     #[test]
     fn a_flood_of_refusals_is_counted_and_not_recorded() {
         let at = |second| Timestamp::from_second(second).unwrap();
-        let mut recent = Recent::default();
+        let mut recent = Recent::new(KNOWN);
         let recorded = (0..1000).filter(|_| recent.take(at(1000)).is_some()).count();
-        assert_eq!(recorded, MOST_REFUSALS as usize);
+        assert_eq!(recorded, KNOWN.most as usize);
         assert_eq!(recent.take(at(1059)), None);
-        assert_eq!(recent.take(at(1060)), Some(1000 - u64::from(MOST_REFUSALS) + 1));
+        assert_eq!(recent.take(at(1060)), Some(1000 - u64::from(KNOWN.most) + 1));
         assert_eq!(recent.take(at(1060)), Some(0));
         assert_eq!(recent.take(at(5)), Some(0), "a clock that was set back does not silence the log");
     }

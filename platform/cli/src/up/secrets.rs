@@ -6,7 +6,7 @@ use std::sync::Arc;
 use holm_api::secrets::{SecretDifference, SecretDifferences, SecretsChange, SecretsComparison, compare};
 use holm_api::wire::Accepted;
 use holm_api::{Problem, ProblemCode};
-use holm_control::{Command, Control, Meta};
+use holm_control::{Command, Control, Meta, Refused};
 use holm_model::id::{AppKey, SecretSetId};
 use holm_model::state::State;
 use holm_secrets::{SecretName, Secrets, Vault, VaultError};
@@ -80,8 +80,13 @@ impl Keeper {
         }
         let (app, sealed_as) = (change.app.clone(), set.clone());
         self.with_vault(move |vault| vault.seal(&app, &sealed_as, &next)).await?;
-        let command = Command::Secrets { app: change.app, set, changed, removed, restart: change.restart };
-        let accepted = control.submit(command, Meta::new(actor)).await.map_err(refused)?;
+        let command = Command::Secrets { app: change.app, set: set.clone(), changed, removed, restart: change.restart };
+        let submitted = control.submit(command, Meta::new(actor).with_key(key.to_string())).await;
+        if let Err(Refused::Refusal(_)) = &submitted {
+            // Surely not recorded. After any other error it may be, and the next sweep decides.
+            self.with_vault(move |vault| vault.remove(&set)).await?;
+        }
+        let accepted = submitted.map_err(refused)?;
         Ok(Accepted { seq: accepted.seq, deployment: accepted.deployment, changed: accepted.changed })
     }
 
