@@ -38,7 +38,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use crate::access;
 use crate::backend::{Audit, Backend, STRANGER};
 use crate::problem::{Problem, ProblemCode};
-use crate::server::{MAX_BODY, Peer, Server, router};
+use crate::server::{FAREWELL, MAX_BODY, Peer, Server, router};
 
 const MAX_CONNECTIONS: usize = 256;
 const MAX_OF_ONE_SOURCE: usize = 32;
@@ -184,7 +184,7 @@ async fn connection<B: Backend>(
     let over = CancellationToken::new();
     let stream = Held { stream, _place: place, _turn: turn, _over: over.clone().drop_guard() };
     let session = Session { backend: Arc::clone(&server.backend), source, token: Arc::default() };
-    let cut = server.stop.child_token();
+    let cut = server.ending.down.child_token();
     tokio::spawn(cut_when_worthless(session.clone(), cut.clone(), over));
     let service = router(server.until(cut.clone())).layer(from_fn_with_state(session, authorise::<B>));
     let mut http = hyper::server::conn::http1::Builder::new();
@@ -194,7 +194,8 @@ async fn connection<B: Backend>(
         done = serving => if let Err(error) = done {
             tracing::debug!(%source, %error, "a remote connection ended");
         },
-        () = cut.cancelled() => {}
+        // Streams end with a last line; whoever does not take it is not waited for.
+        () = async { cut.cancelled().await; tokio::time::sleep(FAREWELL).await } => {}
     }
 }
 

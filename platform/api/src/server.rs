@@ -30,6 +30,7 @@ use uuid::Uuid;
 
 use crate::backend::{Audit, Backend};
 use crate::exec::{ExecOutput, ExecRequest, ExecSession, ExecTarget, PROTOCOL, ServerSide};
+use crate::ndjson::Ending;
 use crate::problem::{Problem, ProblemCode};
 use crate::wire::{Command, EventQuery, GuestImport, LogQuery, ServerVersion, Shutdown, StateDocuments, Submission};
 use crate::{follow, ndjson, peer, view};
@@ -44,11 +45,11 @@ pub const METRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; cha
 /// Commands that may run inside instances at the same time.
 const MAX_EXECS: usize = 64;
 /// Time that open requests have to end once the server is told to stop.
-const FAREWELL: Duration = Duration::from_secs(5);
+pub(crate) const FAREWELL: Duration = Duration::from_secs(5);
 
 pub(crate) struct Server<B> {
     pub(crate) backend: Arc<B>,
-    pub(crate) stop: CancellationToken,
+    pub(crate) ending: Ending,
     execs: Arc<Semaphore>,
     version: String,
 }
@@ -57,7 +58,7 @@ impl<B> Clone for Server<B> {
     fn clone(&self) -> Self {
         Self {
             backend: Arc::clone(&self.backend),
-            stop: self.stop.clone(),
+            ending: self.ending.clone(),
             execs: Arc::clone(&self.execs),
             version: self.version.clone(),
         }
@@ -66,12 +67,13 @@ impl<B> Clone for Server<B> {
 
 impl<B: Backend> Server<B> {
     pub(crate) fn new(backend: Arc<B>, version: String, stop: CancellationToken) -> Self {
-        Self { backend, stop, execs: Arc::new(Semaphore::new(MAX_EXECS)), version }
+        let ending = Ending { cut: stop.clone(), down: stop };
+        Self { backend, ending, execs: Arc::new(Semaphore::new(MAX_EXECS)), version }
     }
 
-    /// The same server for one connection that ends when `stop` is given.
-    pub(crate) fn until(self, stop: CancellationToken) -> Self {
-        Self { stop, ..self }
+    /// The same server for one connection that ends when `cut` is given, too.
+    pub(crate) fn until(self, cut: CancellationToken) -> Self {
+        Self { ending: Ending { cut, ..self.ending }, ..self }
     }
 
     /// Takes down what came of a request that leaves no event when it is done.
@@ -267,7 +269,7 @@ async fn events<B: Backend>(
 ) -> Response {
     let asked = asked(follow).and_then(|Follow { follow }| Ok((follow, asked(query)?)));
     match asked {
-        Ok((follow, query)) => ndjson::respond(follow::events(server.backend, query, follow), server.stop),
+        Ok((follow, query)) => ndjson::respond(follow::events(server.backend, query, follow), server.ending),
         Err(problem) => problem.into_response(),
     }
 }
@@ -281,7 +283,7 @@ struct DeploymentQuery {
 async fn deployment<B: Backend>(State(server): State<Server<B>>, query: Asked<DeploymentQuery>) -> Response {
     match asked(query) {
         Ok(DeploymentQuery { app, deployment }) => {
-            ndjson::respond(follow::deployment(server.backend, app, deployment), server.stop)
+            ndjson::respond(follow::deployment(server.backend, app, deployment), server.ending)
         }
         Err(problem) => problem.into_response(),
     }
@@ -306,7 +308,7 @@ async fn logs<B: Backend>(State(server): State<Server<B>>, query: Asked<LogQuery
         Err(problem) => Err(problem),
     };
     match lines {
-        Ok(lines) => ndjson::respond(lines, server.stop),
+        Ok(lines) => ndjson::respond(lines, server.ending),
         Err(problem) => problem.into_response(),
     }
 }
@@ -350,7 +352,7 @@ async fn exec<B: Backend>(
     };
     tokio::spawn(async move {
         match upgrade.await {
-            Ok(upgraded) => bridge(TokioIo::new(upgraded), session, server.stop).await,
+            Ok(upgraded) => bridge(TokioIo::new(upgraded), session, server.ending.cut).await,
             Err(error) => tracing::debug!(%error, "the client went away before its command ran"),
         }
         drop(permit);

@@ -289,6 +289,7 @@ fn secrets_are_taken_from_files_and_standard_input_and_never_shown() {
     desk.run(&["secrets", "rotate", "KEY", "--generate", "--detach"]);
     desk.run(&["secrets", "unset", "KEY"]);
     desk.run(&["secrets", "set", "PASSWORD=hunter2"]);
+    desk.run_with(&["secrets", "set", "PASSWORD"], "\n");
     desk.run(&["secrets", "set", "../x"]);
     std::fs::write(desk.folder().join("env"), "PASSWORD='hunter2\n").unwrap();
     desk.run(&["secrets", "import", "env"]);
@@ -298,7 +299,7 @@ fn secrets_are_taken_from_files_and_standard_input_and_never_shown() {
     assert_eq!(values(4)[0].len(), 43);
     drop(seen);
     let said = desk.shown.replace("$ holm secrets set PASSWORD=hunter2", "");
-    assert!(!said.replace("`PASSWORD=hunter2`", "").contains("hunter3"), "{said}");
+    assert!(!said.contains("hunter"), "{said}");
     seen!(desk);
 }
 

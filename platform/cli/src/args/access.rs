@@ -2,12 +2,13 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand};
+use clap::{ArgGroup, Args, Subcommand};
 use holm_model::access::{Permission, TokenId};
 use holm_model::id::AppKey;
 use holm_secrets::SecretName;
 
 use super::{AppArgs, NamedApp};
+use crate::exit::Failure;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Secrets {
@@ -38,19 +39,33 @@ pub(crate) struct Rollout {
     pub(crate) detach: bool,
 }
 
-/// A name; who wrote a value behind it is told where values go.
-fn parse_secret(text: &str) -> Result<SecretName, String> {
-    if text.contains('=') {
-        return Err("only the name stands here: values come from standard input or `--file`".to_owned());
+/// What stands where a secret's name is expected. Checked later: an error of the command line's parser would repeat a value
+/// that somebody wrote behind the name.
+#[derive(Debug, Clone)]
+pub(crate) struct NamedSecret(String);
+
+impl From<String> for NamedSecret {
+    fn from(text: String) -> Self {
+        Self(text)
     }
-    SecretName::new(text).map_err(|error| error.to_string())
+}
+
+impl NamedSecret {
+    /// The name; who wrote a value behind it is told where values go.
+    pub(crate) fn name(&self) -> Result<SecretName, Failure> {
+        if self.0.contains('=') {
+            return Err(Failure::usage("only the secret's name stands on the command line")
+                .hint("its value comes from standard input or `--file FILE`"));
+        }
+        SecretName::new(self.0.as_str()).map_err(|error| Failure::usage(error.to_string()))
+    }
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct SecretsSet {
     /// The secret's name
-    #[arg(value_name = "NAME", value_parser = parse_secret)]
-    pub(crate) name: SecretName,
+    #[arg(value_name = "NAME")]
+    pub(crate) name: NamedSecret,
     /// File with the value, byte for byte [default: standard input, without its last line break]
     #[arg(long, value_name = "FILE")]
     pub(crate) file: Option<PathBuf>,
@@ -98,7 +113,7 @@ pub(crate) struct SecretsDiff {
 pub(crate) struct SecretsRotate {
     /// The secret's name
     #[arg(value_name = "NAME")]
-    pub(crate) name: SecretName,
+    pub(crate) name: NamedSecret,
     /// File with the value, byte for byte [default: standard input, without its last line break]
     #[arg(long, value_name = "FILE", conflicts_with = "generate")]
     pub(crate) file: Option<PathBuf>,
@@ -137,12 +152,14 @@ pub(crate) enum Tokens {
 }
 
 #[derive(Debug, Args)]
+#[group(skip)]
+#[command(group = ArgGroup::new("for").required(true).args(["apps", "all_apps"]))]
 pub(crate) struct TokensCreate {
     /// What it is called; its commands are `token:NAME` in the events
     #[arg(value_name = "NAME")]
     pub(crate) name: String,
     /// App it is for, `APP` or `APP/ENV`; may be repeated
-    #[arg(long = "app", value_name = "APP", required_unless_present = "all_apps", conflicts_with = "all_apps")]
+    #[arg(long = "app", value_name = "APP")]
     pub(crate) apps: Vec<AppKey>,
     /// It is for all apps, also later ones
     #[arg(long)]

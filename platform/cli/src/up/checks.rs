@@ -34,13 +34,14 @@ pub(super) fn state_folder(dir: &Path) -> Vec<Finding> {
     let free = seen.f_bavail * seen.f_frsize;
     let read_only = seen.f_flag.contains(StatVfsMountFlags::RDONLY);
     let mut findings = vec![disk(dir, free, (seen.f_files, seen.f_favail), read_only)];
-    if let Ok(metadata) = std::fs::metadata(dir)
-        && metadata.mode() & 0o022 != 0
-    {
-        let text =
-            format!("{} has mode {:04o}: others may change Holm's state", dir.display(), metadata.mode() & 0o7777);
-        findings.push(finding("permissions", FindingLevel::Fail, text, Some("`chmod go-w` it")));
-    }
+    let mode = std::fs::metadata(dir).map_or(0, |metadata| metadata.mode() & 0o7777);
+    let (level, danger, hint) = match mode {
+        mode if mode & 0o022 != 0 => (FindingLevel::Fail, "others may change Holm's state", "`chmod go-w` it"),
+        mode if mode & 0o007 != 0 => (FindingLevel::Warn, "everybody may read logs and events", "`chmod o-rwx` it"),
+        _ => return findings,
+    };
+    let text = format!("{} has mode {mode:04o}: {danger}", dir.display());
+    findings.push(finding("permissions", level, text, Some(hint)));
     findings
 }
 
@@ -157,12 +158,17 @@ mod tests {
     }
 
     #[test]
-    fn folders_that_others_can_write_or_that_are_not_there_are_told() {
+    fn folders_that_others_can_use_or_that_are_not_there_are_told() {
         let dir = tempfile::tempdir().unwrap();
         let levels = |dir: &Path| state_folder(dir).iter().map(|f| (f.subject.clone(), f.level)).collect::<Vec<_>>();
+        let set =
+            |mode| std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+        set(0o750);
         assert!(levels(dir.path()).iter().all(|(subject, _)| subject != "permissions"));
-        std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
-        assert!(levels(dir.path()).contains(&("permissions".to_owned(), FindingLevel::Fail)));
+        for (mode, level) in [(0o755, FindingLevel::Warn), (0o777, FindingLevel::Fail)] {
+            set(mode);
+            assert!(levels(dir.path()).contains(&("permissions".to_owned(), level)));
+        }
         assert_eq!(levels(&dir.path().join("none")), [("state folder".to_owned(), FindingLevel::Fail)]);
     }
 }

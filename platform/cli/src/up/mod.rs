@@ -101,6 +101,8 @@ const FAREWELL: Duration = Duration::from_secs(5);
 /// Runs Holm until it is told to go down, or starts it in the background.
 pub(crate) fn run(options: UpOptions) -> Result<(), Problem> {
     let not_started = |error: anyhow::Error| problem("cannot start holm", &error);
+    // Logs of apps, events and settings are not for every user of the machine.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o027));
     if options.detach {
         let started = runtime().and_then(|runtime| runtime.block_on(detach::start(&options.state)));
         return started.map_err(not_started);

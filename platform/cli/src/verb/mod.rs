@@ -52,7 +52,7 @@ pub(crate) fn run(cli: Cli, out: &Output) -> Result<(), Failure> {
         Verb::Up(up) => site::up(up, state?),
         verb => {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            let client = match &cli.global.host {
+            let client = match cli.global.host.as_ref().filter(|host| !host.is_empty()) {
                 Some(host) => {
                     let token = std::env::var("HOLM_TOKEN").unwrap_or_default();
                     Client::of_remote(RemoteHost::new(host, token.trim()).map_err(|e| Failure::usage(e.to_string()))?)

@@ -30,17 +30,19 @@ pub(crate) async fn run(verb: &args::Secrets, context: &Context<'_>) -> Result<(
     match verb {
         args::Secrets::Set(set) => {
             let app = set.app.resolve(None)?;
-            let value = read_value(set.name.as_str(), set.file.as_deref())?;
-            let set_to = Secrets([(set.name.clone(), value)].into());
+            let name = set.name.name()?;
+            let value = read_value(&name, set.file.as_deref())?;
+            let set_to = Secrets([(name, value)].into());
             change(context, "secrets-set", SecretsChange { set: set_to, ..empty(&app) }, &set.rollout).await
         }
         args::Secrets::Rotate(rotate) => {
             let app = rotate.app.resolve(None)?;
+            let name = rotate.name.name()?;
             let value = match rotate.generate {
                 Some(length) => generate(length.into())?,
-                None => read_value(rotate.name.as_str(), rotate.file.as_deref())?,
+                None => read_value(&name, rotate.file.as_deref())?,
             };
-            let set = Secrets([(rotate.name.clone(), value)].into());
+            let set = Secrets([(name, value)].into());
             let wanted = SecretsChange { set, rotate: true, ..empty(&app) };
             change(context, "secrets-rotate", wanted, &rotate.rollout).await
         }
@@ -99,7 +101,7 @@ async fn change(
 }
 
 /// A value from a file, byte for byte, or from standard input without its last line break.
-fn read_value(name: &str, file: Option<&Path>) -> Result<SecretValue, Failure> {
+fn read_value(name: &SecretName, file: Option<&Path>) -> Result<SecretValue, Failure> {
     let mut bytes = Zeroizing::new(Vec::new());
     let limit = MAX_VALUE as u64 + 2;
     match file.filter(|file| file.as_os_str() != STDIN) {
@@ -119,6 +121,11 @@ fn read_value(name: &str, file: Option<&Path>) -> Result<SecretValue, Failure> {
                 if bytes.ends_with(b"\r") {
                     bytes.pop();
                 }
+            }
+            // A variable that is not set, a program that failed: hardly ever is nothing meant.
+            if bytes.is_empty() {
+                return Err(Failure::usage(format!("nothing came on standard input for `{name}`"))
+                    .hint("`--file FILE` with an empty file sets an empty value, if that is meant"));
             }
         }
     }

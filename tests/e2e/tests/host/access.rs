@@ -80,13 +80,17 @@ pub(crate) fn token_allows_what_it_names_from_afar_and_every_refusal_is_recorded
 
     // A revoked token ends what it has open.
     let mut follow = batch.site.holm(&["events", "--follow", "--app", "near"]);
-    let follow = follow.env("HOLM_HOST", &ci.host).env("HOLM_TOKEN", &ci.token).stdout(Stdio::piped());
+    let follow =
+        follow.env("HOLM_HOST", &ci.host).env("HOLM_TOKEN", &ci.token).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut follow = follow.spawn()?;
     let mut events = BufReader::new(follow.stdout.take().context("no output")?);
     ensure!(events.read_line(&mut String::new())? > 0, "the stream did not begin");
     batch.site.ok(&["tokens", "revoke", &id])?;
     ensure!(ci.run(batch, &["status"])?.status == 4, "a revoked token was taken");
-    wait_for("the stream to be cut", || Ok(follow.try_wait()?))?;
+    let status = wait_for("the stream to be cut", || Ok(follow.try_wait()?))?;
+    let mut said = String::new();
+    follow.stderr.take().context("no output")?.read_to_string(&mut said)?;
+    ensure!(status.code() == Some(4) && said.contains("the token was revoked"), "{status}: {said}");
     Ok(())
 }
 
