@@ -35,6 +35,8 @@ impl Features {
     pub const FILES: &'static str = "files";
     /// Mounts, grows and freezes volumes.
     pub const VOLUMES: &'static str = "volumes";
+    /// Delivers the configuration's secrets.
+    pub const SECRETS: &'static str = "secrets";
 }
 
 /// From the host to the guest.

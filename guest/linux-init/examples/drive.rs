@@ -65,6 +65,7 @@ fn config(script: &str) -> Config {
         health: None,
         files: Vec::new(),
         volumes: Vec::new(),
+        secrets: None,
         linger_ms: 60_000,
     }
 }

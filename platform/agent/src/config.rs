@@ -7,6 +7,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use holm_image::ImageStore;
 use holm_model::id::InstanceName;
+use holm_secrets::Vault;
 use holm_vmm::{AccelKind, Acceleration, GuestStore, RunAs};
 use holm_volume::VolumeStore;
 
@@ -25,6 +26,8 @@ pub struct AgentConfig {
     pub guests: GuestStore,
     /// The files of volumes.
     pub volumes: VolumeStore,
+    /// Where the apps' secrets lie.
+    pub secrets: Arc<Vault>,
     /// How microVMs run, from the probe.
     pub acceleration: Acceleration,
     /// How instances reach the network.

@@ -88,6 +88,7 @@ fn spec(number: u64) -> InstanceSpec {
         health: None,
         stop: StopPolicy::default(),
         volumes: Vec::new(),
+        secrets: None,
     }
 }
 

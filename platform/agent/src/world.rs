@@ -12,9 +12,10 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use holm_guest_control::{BootMark, Config, ExecRequest, Metrics, Status, VolumeAction};
-use holm_model::id::InstanceName;
+use holm_model::id::{AppKey, InstanceName, SecretSetId};
 use holm_model::target::{HostTarget, InstanceSpec};
 use holm_model::volume::{VolumeNumber, VolumeTarget};
+use holm_secrets::Secrets;
 use holm_vmm::DiskCopy;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -163,6 +164,9 @@ pub(crate) trait World: Send + Sync + fmt::Debug {
     /// Removes the files of volumes that were deleted, as `target` tells.
     fn sweep_volumes<'a>(&'a self, target: &'a HostTarget) -> BoxFuture<'a, Result<(), Failure>>;
 
+    /// Opens a sealed set of secrets.
+    fn open_secrets<'a>(&'a self, app: &'a AppKey, set: &'a SecretSetId) -> BoxFuture<'a, Result<Secrets, Failure>>;
+
     /// Removes what all instances of this host share, when none runs: firewall, forwarding and such. What an instance
     /// that starts later needs of it is made again.
     fn leave(&self) -> BoxFuture<'_, Result<(), Failure>>;
@@ -225,6 +229,9 @@ pub(crate) trait Guest: Send + Sync + fmt::Debug {
 
     /// When the guest was where as it booted, by its own clock.
     fn boot_marks(&self) -> Vec<BootMark>;
+
+    /// Whether it has an ability ([`holm_guest_control::Features`]).
+    fn can(&self, feature: &str) -> bool;
 
     /// Waits until the connection has ended.
     fn closed(&self) -> BoxFuture<'_, ()>;

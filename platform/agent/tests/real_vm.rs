@@ -104,6 +104,7 @@ impl Bench {
             health: None,
             stop: StopPolicy { signal: None, grace_ms: 5_000, drain_ms: 0 },
             volumes: Vec::new(),
+            secrets: None,
         }
     }
 
@@ -142,6 +143,7 @@ async fn start(dir: &Path, tag: &str, targets: watch::Receiver<Arc<HostTarget>>)
         images,
         guests,
         volumes: holm_volume::VolumeStore::open(dir.join("volumes")).unwrap(),
+        secrets: Arc::new(holm_secrets::Vault::open(&dir.join("secrets")).unwrap()),
         acceleration: Acceleration::tcg("a test"),
         network: network(tag),
         dns: Vec::new(),

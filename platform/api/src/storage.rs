@@ -1,10 +1,13 @@
 //! What is asked about volumes, snapshots and backups beyond commands: the host does these itself, and they may take long.
 
 use holm_manifest::VolumeSize;
+use holm_model::access::Permission;
 use holm_model::id::InstanceName;
 use holm_model::volume::VolumeId;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+
+use crate::access::Need;
 
 /// Something asked of the host's storage.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -83,6 +86,76 @@ pub enum StorageRequest {
         /// How many stay, at least 1.
         keep: u32,
     },
+}
+
+impl StorageRequest {
+    /// The permission it needs from afar. A copy of one app's volume for another app needs a token for the whole host: else
+    /// a token for the other app would read what this one keeps.
+    #[must_use]
+    pub fn need(&self) -> Need {
+        use Permission::{Deploy, Destroy, Host, Read};
+        let app = |volume: &Option<VolumeId>| volume.as_ref().map(|volume| volume.app.clone());
+        match self {
+            Self::Volumes { volume } | Self::Snapshots { volume } | Self::Backups { volume } => {
+                Need::For(Read, app(volume))
+            }
+            Self::TakeSnapshot { volume } | Self::Backup { volume, .. } | Self::VerifyBackup { volume, .. } => {
+                Need::For(Deploy, Some(volume.app.clone()))
+            }
+            Self::DeleteSnapshot { volume, .. } => Need::For(Destroy, Some(volume.app.clone())),
+            Self::PruneBackups { volume, .. } => Need::For(Destroy, app(volume)),
+            Self::RestoreSnapshot { volume, to, .. } | Self::RestoreBackup { volume, to, .. } => {
+                if volume.app == to.app {
+                    Need::For(Deploy, Some(to.app.clone()))
+                } else {
+                    Need::For(Host, None)
+                }
+            }
+        }
+    }
+
+    /// What it is called.
+    #[must_use]
+    pub const fn verb(&self) -> &'static str {
+        match self {
+            Self::Volumes { .. } => "volumes",
+            Self::TakeSnapshot { .. } => "snapshots create",
+            Self::Snapshots { .. } => "snapshots",
+            Self::DeleteSnapshot { .. } => "snapshots delete",
+            Self::RestoreSnapshot { .. } => "snapshots restore",
+            Self::Backup { .. } => "backups create",
+            Self::Backups { .. } => "backups",
+            Self::VerifyBackup { .. } => "backups verify",
+            Self::RestoreBackup { .. } => "backups restore",
+            Self::PruneBackups { .. } => "backups prune",
+        }
+    }
+
+    /// The volume it is about.
+    #[must_use]
+    pub const fn volume(&self) -> Option<&VolumeId> {
+        match self {
+            Self::Volumes { volume }
+            | Self::Snapshots { volume }
+            | Self::Backups { volume }
+            | Self::PruneBackups { volume, .. } => volume.as_ref(),
+            Self::TakeSnapshot { volume }
+            | Self::DeleteSnapshot { volume, .. }
+            | Self::RestoreSnapshot { volume, .. }
+            | Self::Backup { volume, .. }
+            | Self::VerifyBackup { volume, .. }
+            | Self::RestoreBackup { volume, .. } => Some(volume),
+        }
+    }
+
+    /// Whether it only looks: then what came of it is not taken down, unless it was refused.
+    #[must_use]
+    pub const fn looks_only(&self) -> bool {
+        matches!(
+            self,
+            Self::Volumes { .. } | Self::Snapshots { .. } | Self::Backups { .. } | Self::VerifyBackup { .. }
+        )
+    }
 }
 
 /// What the host answers.

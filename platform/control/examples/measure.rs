@@ -45,6 +45,7 @@ fn deploy(n: u16) -> Command {
         volumes: Default::default(),
         routes: Vec::new(),
         config: Default::default(),
+        secrets: Default::default(),
         ingress: Default::default(),
         environments: Default::default(),
     };

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use holm_model::id::InstanceName;
 use holm_model::state::{Instance, State};
-use holm_model::target::{HostTarget, InstanceSpec, InstanceTarget, Want};
+use holm_model::target::{HostTarget, InstanceSpec, InstanceTarget, SecretsTarget, Want};
 use holm_model::volume::VolumeTarget;
 
 use crate::routing::own_route;
@@ -41,6 +41,11 @@ fn spec(state: &State, name: &InstanceName, instance: &Instance) -> Option<Insta
         health: shape.health(),
         stop: shape.stop(),
         volumes: if instance.task { Vec::new() } else { volumes::mounts(state, name, &release.manifest) },
+        secrets: instance.secrets.clone().map(|version| SecretsTarget {
+            version: version.number,
+            set: version.set,
+            uses: release.manifest.secrets.clone(),
+        }),
     })
 }
 

@@ -75,6 +75,7 @@ fn manifest(app: &AppName, image: Option<&str>, port: Option<u16>) -> Result<Man
         volumes: BTreeMap::new(),
         routes: route.into_iter().collect(),
         config: BTreeMap::new(),
+        secrets: BTreeMap::new(),
         ingress: Default::default(),
         environments: BTreeMap::new(),
     })

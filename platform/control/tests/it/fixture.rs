@@ -45,6 +45,7 @@ pub(crate) fn manifest(name: &str) -> Manifest {
         volumes: BTreeMap::new(),
         routes: Vec::new(),
         config: BTreeMap::new(),
+        secrets: BTreeMap::new(),
         ingress: Default::default(),
         environments: BTreeMap::new(),
     }
