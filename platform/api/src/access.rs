@@ -214,7 +214,9 @@ pub fn need(method: &Method, path: &str, query: &str, bytes: &[u8]) -> Result<Ne
                     .hint("push the image to a registry, or deploy on the host itself"));
             }
             Ok(match command {
-                Command::Destroy { .. } | Command::Volume { change: VolumeChange::Delete, .. } => Need::For(Destroy, app),
+                Command::Destroy { .. } | Command::Volume { change: VolumeChange::Delete, .. } => {
+                    Need::For(Destroy, app)
+                }
                 // What a deploy does too, where the manifest names a volume.
                 Command::Volume { .. } => Need::For(Permission::Deploy, app),
                 Command::Deploy { .. } | Command::Rollback { .. } | Command::Restart { .. } => {
@@ -317,7 +319,10 @@ mod tests {
         for (ask, rest) in [("delete_snapshot", r#","moment":"x""#), ("prune_backups", r#","keep":1"#)] {
             assert_eq!(storage(ask, rest), of(Destroy));
         }
-        assert_eq!(asked("POST", "/v1/storage", "", r#"{"ask":"prune_backups","keep":1}"#), Ok(Need::For(Destroy, None)));
+        assert_eq!(
+            asked("POST", "/v1/storage", "", r#"{"ask":"prune_backups","keep":1}"#),
+            Ok(Need::For(Destroy, None))
+        );
         for ask in ["restore_snapshot", "restore_backup"] {
             assert_eq!(storage(ask, r#","moment":"x","to":"hello:old""#), of(Deploy));
             // Else a token for one app would read what another one keeps.

@@ -14,8 +14,8 @@ use uuid::Uuid;
 use crate::access::{NewToken, TokenWish};
 use crate::exec::{ExecRequest, ExecSession};
 use crate::problem::Problem;
-use crate::storage::{StorageAnswer, StorageRequest};
 use crate::secrets::{SecretDifferences, SecretsChange, SecretsComparison};
+use crate::storage::{StorageAnswer, StorageRequest};
 use crate::wire::{
     Accepted, EventQuery, Finding, GuestImport, GuestSummary, ImageDetail, ImageProgress, ImageSummary, LiveInstance,
     LogLine, LogQuery, PruneReport, Shutdown, Submission,

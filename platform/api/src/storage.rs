@@ -105,11 +105,7 @@ impl StorageRequest {
             Self::DeleteSnapshot { volume, .. } => Need::For(Destroy, Some(volume.app.clone())),
             Self::PruneBackups { volume, .. } => Need::For(Destroy, app(volume)),
             Self::RestoreSnapshot { volume, to, .. } | Self::RestoreBackup { volume, to, .. } => {
-                if volume.app == to.app {
-                    Need::For(Deploy, Some(to.app.clone()))
-                } else {
-                    Need::For(Host, None)
-                }
+                if volume.app == to.app { Need::For(Deploy, Some(to.app.clone())) } else { Need::For(Host, None) }
             }
         }
     }
@@ -151,10 +147,7 @@ impl StorageRequest {
     /// Whether it only looks: then what came of it is not taken down, unless it was refused.
     #[must_use]
     pub const fn looks_only(&self) -> bool {
-        matches!(
-            self,
-            Self::Volumes { .. } | Self::Snapshots { .. } | Self::Backups { .. } | Self::VerifyBackup { .. }
-        )
+        matches!(self, Self::Volumes { .. } | Self::Snapshots { .. } | Self::Backups { .. } | Self::VerifyBackup { .. })
     }
 }
 

@@ -9,8 +9,8 @@ use holm_model::state::{App, DeploymentKind, State};
 
 use crate::command::Command;
 use crate::refusal::Refusal;
-use crate::volumes;
 use crate::secrets::{self, Change};
+use crate::volumes;
 
 /// Most instances of one process type.
 pub const MAX_INSTANCES: u32 = 100;

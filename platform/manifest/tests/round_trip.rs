@@ -218,7 +218,16 @@ fn manifest() -> impl Strategy<Value = Manifest> {
         let coming = (strategy, option::of(release()));
         let kept = (volumes(), config(), secrets());
         (name(), image, Just(processes), coming, routes(names), ingress(), kept, environments).prop_map(
-            |(app, image, processes, (strategy, release), routes, ingress, (volumes, config, secrets), environments)| Manifest {
+            |(
+                app,
+                image,
+                processes,
+                (strategy, release),
+                routes,
+                ingress,
+                (volumes, config, secrets),
+                environments,
+            )| Manifest {
                 app: AppName::new(app).expect("made of the right letters"),
                 image,
                 release: release.filter(|_| processes.keys().all(|name| name.as_str() != ReleaseCommand::PROCESS)),

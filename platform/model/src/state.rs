@@ -12,8 +12,8 @@ use crate::access::{Token, TokenId};
 use crate::event::{Event, Recorded};
 use crate::id::{AppKey, DeploymentNumber, Digest, InstanceName, ReleaseNumber, Seq};
 use crate::report::{End, Phase};
-use crate::volume::{Volume, VolumeId};
 use crate::secrets::{AppSecrets, SecretsVersion};
+use crate::volume::{Volume, VolumeId};
 
 /// Everything Holm knows, as of one event.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]

@@ -9,8 +9,8 @@ use holm_agent::AgentHandle;
 use holm_api::access::{NewToken, TokenWish};
 use holm_api::backend::{Audit, LogStream};
 use holm_api::exec::{ExecRequest, ExecSession};
-use holm_api::storage::{StorageAnswer, StorageRequest};
 use holm_api::secrets::{SecretDifferences, SecretsChange, SecretsComparison};
+use holm_api::storage::{StorageAnswer, StorageRequest};
 use holm_api::wire::{
     Accepted, Command, EventQuery, Finding, GuestImport, GuestSummary, ImageDetail, ImageProgress, ImageStep,
     ImageSummary, LayerSummary, LiveInstance, LogQuery, PruneReport, Shutdown, Submission, VolumeChange,
@@ -73,9 +73,8 @@ pub(super) fn refused(refused: Refused) -> Problem {
 /// The kind of problem that goes with a refusal's machine-readable code.
 fn code(refusal: &str) -> ProblemCode {
     match refusal {
-        "unknown_app" | "unknown_process" | "unknown_release" | "unknown_route" | "unknown_secrets" | "unknown_volume" => {
-            ProblemCode::NotFound
-        }
+        "unknown_app" | "unknown_process" | "unknown_release" | "unknown_route" | "unknown_secrets"
+        | "unknown_volume" => ProblemCode::NotFound,
         "version_conflict" | "route_taken" | "key_reused" | "volume_exists" => ProblemCode::Conflict,
         "bad_key" | "no_image" | "bad_manifest" | "bad_route" | "other_apps_manifest" => ProblemCode::BadRequest,
         _ => ProblemCode::Refused,

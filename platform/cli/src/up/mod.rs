@@ -25,9 +25,9 @@ mod front;
 mod guest;
 mod images;
 mod logs;
-mod storage;
 mod metrics;
 mod secrets;
+mod storage;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -60,9 +60,9 @@ use backend::Host;
 use checks::Clocks;
 use front::{Front, Listen};
 pub(crate) use front::{ProxyFrom, ipv4_beside};
+use secrets::Keeper;
 pub(crate) use storage::BackupOptions;
 use storage::Storage;
-use secrets::Keeper;
 
 /// What `holm up` was told.
 #[derive(Debug, Clone)]

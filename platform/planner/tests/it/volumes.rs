@@ -42,6 +42,7 @@ fn manifest(name: &str, mib: u64) -> Box<Manifest> {
         ingress: Default::default(),
         volumes: BTreeMap::from([(data(), volume)]),
         config: BTreeMap::new(),
+        secrets: BTreeMap::new(),
         environments: BTreeMap::new(),
     })
 }
