@@ -156,6 +156,9 @@ pub(crate) enum Verb {
     Guest(Guest),
     /// Look for what is wrong with this host; works also when Holm is not running
     Doctor,
+    /// Copy Holm's own state to a file, and go on from such a file
+    #[command(subcommand)]
+    State(StateCopy),
     /// Remove an app with its releases, routes and instances
     Destroy(Destroy),
     /// Write the completions of a shell
@@ -483,6 +486,25 @@ pub(crate) enum Guest {
         /// The guest's PID 1 [default: the one beside this program]
         #[arg(long, value_name = "FILE")]
         init: Option<PathBuf>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum StateCopy {
+    /// Copy the event log, secrets, tokens and certificate to a tar archive; a running Holm goes on
+    Export {
+        /// The archive; it must not exist yet
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+        /// Leave out the key that opens the secrets; keep a copy of it elsewhere
+        #[arg(long)]
+        without_key: bool,
+    },
+    /// Make a state folder from an archive; there must be no Holm in it yet
+    Import {
+        /// The archive
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
     },
 }
 

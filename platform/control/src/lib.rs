@@ -10,6 +10,7 @@
 
 #![forbid(unsafe_code)]
 
+mod backup;
 mod clock;
 mod codec;
 mod command;
@@ -25,6 +26,7 @@ mod secrets;
 mod store;
 mod writer;
 
+pub use backup::{copy_database, load_state};
 pub use clock::{Clock, SystemClock};
 pub use codec::DecodeError;
 pub use command::{Accepted, Command, Meta};
