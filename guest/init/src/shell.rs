@@ -183,7 +183,7 @@ fn metrics(system: &System) -> Result<(), Error> {
     println!("timers expired {}, events {}, interrupts {}", m.timer_expirations, m.events, m.interrupts);
     println!("memory {} KiB, kernel {} KiB", m.memory_bytes / 1024, m.kernel_bytes / 1024);
     println!("units {}, threads {}, handles {}, objects {}", m.units, m.threads, m.handles, m.objects);
-    println!("longest stretch in the kernel {} ticks", m.max_kernel_ticks);
+    println!("longest stretch in the kernel {} ticks, entry {}", m.max_kernel_ticks, m.max_kernel_entry);
     Ok(())
 }
 

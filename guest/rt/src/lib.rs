@@ -48,7 +48,7 @@ pub use holm_abi::{Error, Handle};
 pub use object::{
     Archive, Channel, Console, Events, Image, Object, Owned, Region, Space, System, Thread, Timer, Trace, Unit,
 };
-pub use sys::{Mapping, end};
+pub use sys::{Guest, Mapping, VectorState, Visit, end};
 pub use thread::{JoinHandle, ThreadBuilder};
 pub use time::Deadline;
 pub use unit::UnitBuilder;

@@ -100,16 +100,35 @@ impl Space {
         sys::space_create().map(|handle| Self::from_owned(Owned::new(handle)))
     }
 
-    /// Binds the calling thread to it; `state` is a region of at least one page.
+    /// Maps a part of a region for the guest; says where.
     ///
     /// # Errors
-    /// Those of vm_map and restricted_bind.
-    pub fn bind(&self, state: &Region) -> Result<Guest, Error> {
-        let page = state.map_with(&MapSpec {
-            protection: sys::STATE_PROTECTION,
-            flags: MapFlags::UPPER_HALF,
-            ..MapSpec::new()
-        })?;
-        Guest::bind(self.handle(), state.handle(), page)
+    /// Those of vm_map.
+    pub fn map(&self, region: &Region, spec: &MapSpec) -> Result<u64, Error> {
+        sys::map_guest(self.handle(), region.handle(), spec)
+    }
+
+    /// Removes what the guest has in a range.
+    ///
+    /// # Errors
+    /// Those of vm_unmap.
+    pub fn unmap(&self, address: u64, bytes: u64) -> Result<(), Error> {
+        sys::unmap_guest(self.handle(), address, bytes)
+    }
+
+    /// Changes what the guest may do with a range.
+    ///
+    /// # Errors
+    /// Those of vm_protect.
+    pub fn protect(&self, address: u64, bytes: u64, protection: Protection) -> Result<(), Error> {
+        sys::protect_guest(self.handle(), address, bytes, protection)
+    }
+
+    /// Binds the calling thread to it.
+    ///
+    /// # Errors
+    /// Those of vm_region_create, vm_map and restricted_bind.
+    pub fn bind(&self) -> Result<Guest, Error> {
+        Guest::with_own_state(self.handle())
     }
 }

@@ -157,6 +157,14 @@ impl Thread {
     pub fn kill(&self, code: i64) -> Result<(), Error> {
         sys::thread_kill(self.handle(), code)
     }
+
+    /// Brings its guest back, now or as soon as it enters.
+    ///
+    /// # Errors
+    /// Those of restricted_kick.
+    pub fn kick(&self) -> Result<(), Error> {
+        sys::restricted_kick(self.handle())
+    }
 }
 
 /// What the kernel tells about a thread; [`Handle::NONE`] is the calling one.

@@ -7,11 +7,14 @@ extern crate alloc;
 use alloc::vec::Vec;
 use core::time::Duration;
 
-use holm_rt::abi::{CapTransfer, Error, MapSpec, MsgIo, ObjectType, Protection, RegionFlags, Rights, SchedClass};
+use holm_rt::abi::{
+    CapTransfer, Error, MapFlags, MapSpec, MsgIo, ObjectType, Protection, RegionFlags, RestrictedState, Rights,
+    SchedClass, number,
+};
 use holm_rt::channel::ReplyToken;
 use holm_rt::{
-    Archive, Channel, Deadline, Image, Object, Owned, Region, System, ThreadBuilder, UnitBuilder, println, startup,
-    sys, thread, time,
+    Archive, Channel, Deadline, Image, Object, Owned, Region, Space, System, ThreadBuilder, UnitBuilder, println,
+    startup, sys, thread, time,
 };
 
 holm_rt::entry!(begin);
@@ -49,6 +52,7 @@ fn all() -> Result<(), Error> {
     tell("yield", yields()?);
     tell("timer-wake", timer_wake()?);
     tell("page-fault", page_fault()?);
+    tell("restricted", restricted()?);
     tell("revoke", revoke()?);
     tell("unit-memory", unit_memory(&system, &image)?);
     tell("thread-memory", thread_memory(&system)?);
@@ -236,6 +240,42 @@ fn page_fault() -> Result<u64, Error> {
         touch()?;
     }
     Ok(cold.saturating_sub(sys::ticks() - before) / (PAGES - 1))
+}
+
+/// A guest that makes system calls, entered again as soon as it comes back: two instructions of the guest and four of the
+/// personality are in the figure.
+fn restricted() -> Result<u64, Error> {
+    const AT: u64 = 0x1000_0000;
+    let (space, region) = (Space::new()?, Region::new(4096)?);
+    // syscall, and back to it.
+    region.write(0, &[0x0f, 0x05, 0xeb, 0xfc])?;
+    let protection = Protection::READ | Protection::EXECUTE;
+    space.map(&region, &MapSpec { address: AT, protection, flags: MapFlags::FIXED, ..MapSpec::new() })?;
+    let mut guest = space.bind()?;
+    guest.set(&RestrictedState { rip: AT, ..RestrictedState::new() })?;
+    for _ in 0..2 {
+        guest.enter()?;
+    }
+    let mut left = ROUNDS;
+    let before = sys::ticks();
+    // SAFETY: the kernel keeps rsp and the callee-saved registers over the guest's run; everything else is named as changed.
+    // The guest maps nothing of this program.
+    unsafe {
+        core::arch::asm!(
+            "2: lea rdi, [rip + 3f]",
+            "mov eax, {enter}",
+            "syscall",
+            "jmp 4f",
+            "3: dec r12",
+            "jnz 2b",
+            "4:",
+            enter = const number::restricted_enter,
+            inout("r12") left,
+            clobber_abi("C"),
+        );
+    }
+    let ticks = sys::ticks() - before;
+    if left == 0 { Ok((ticks + ROUNDS / 2) / ROUNDS) } else { Err(Error::BadState) }
 }
 
 fn revoke() -> Result<u64, Error> {

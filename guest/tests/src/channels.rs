@@ -12,7 +12,7 @@ use holm_rt::abi::{
 use holm_rt::channel::{ReplyToken, Sending};
 use holm_rt::{Channel, Deadline, Object, ThreadBuilder, sys, thread, time};
 
-use crate::harness::{Outcome, Test, World, check, check_eq, must_answer, shortly, soon};
+use crate::harness::{Outcome, Test, World, check, check_eq, eventually, must_answer, shortly, soon};
 
 pub(crate) const TESTS: &[Test] = &[
     ("channel_ping_pong_between_units_keeps_order", ping_pong),
@@ -60,9 +60,8 @@ fn backpressure(_: &World) -> Outcome {
     must_answer(number::chan_send, Error::TimedOut, outbox.send(b"more", shortly()))?;
     must_answer(number::chan_send_short, Error::TimedOut, outbox.send_words([0; 4], shortly()))?;
     let sender = thread::spawn(move || outbox.send(b"waited", soon()))?;
-    time::sleep(Duration::from_millis(3))?;
+    eventually("a sender that waits", || Ok(inbox.info()?.senders == 1))?;
     check!(!sender.is_done(), "the sender did not wait");
-    check_eq!(inbox.info()?.senders, 1);
     check_eq!(inbox.receive(64, soon())?.payload, b"fill");
     check_eq!(sender.join(soon())?, Some(Ok(())));
     for wanted in [&b"fill"[..], b"fill", b"waited"] {

@@ -16,11 +16,15 @@ mod events;
 mod fuzz;
 mod harness;
 mod memory;
+mod restricted;
 mod roles;
 mod sched;
+mod starved;
 mod system;
 mod threads;
 mod time;
 mod units;
+mod unseen;
+mod waits;
 
 holm_rt::entry!(roles::begin);

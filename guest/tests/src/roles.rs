@@ -1,9 +1,8 @@
 //! What this program does as a child of a test.
 
 use alloc::vec::Vec;
-use core::time::Duration;
 
-use holm_rt::abi::Protection;
+use holm_rt::abi::{Protection, ThreadAttr, ThreadAttrMask};
 use holm_rt::{Channel, Deadline, Region, println, startup};
 
 /// The program's beginning.
@@ -26,6 +25,8 @@ pub(crate) fn begin() -> i32 {
         ["threads", count] => many_threads(count.parse().unwrap_or(0)),
         ["hog"] => hog(),
         ["worker"] => worker(),
+        ["starved", what] => crate::starved::child(what),
+        ["guest", what] => crate::restricted::hostile::child(what),
         ["fuzz", seed, count] => crate::fuzz::child(seed.parse().unwrap_or(1), count.parse().unwrap_or(0)),
         _ => {
             println!("usage: tests run [NAME…]");
@@ -106,7 +107,7 @@ fn echo() -> i32 {
 fn many_threads(count: usize) -> i32 {
     let mut threads = Vec::new();
     for _ in 0..count {
-        match holm_rt::thread::spawn(|| holm_rt::time::sleep(Duration::from_millis(20))) {
+        match holm_rt::thread::spawn(|| holm_rt::time::sleep_until(Deadline::NEVER)) {
             Ok(thread) => threads.push(thread),
             Err(holm_rt::Error::Quota) => break,
             Err(error) => return 1000 + error.code(),
@@ -127,8 +128,12 @@ fn hog() -> i32 {
     6
 }
 
-/// Counts up a number in the shared region `count` for ever.
+/// Counts up a number in the shared region `count` for ever, on processor 0.
 fn worker() -> i32 {
+    let attr = ThreadAttr { mask: ThreadAttrMask::AFFINITY, affinity: 1, ..ThreadAttr::new() };
+    if holm_rt::sys::thread_set_attr(holm_rt::Handle::NONE, &attr).is_err() {
+        return 6;
+    }
     let Some(region) = startup::take_named::<Region>("count") else { return 3 };
     let Ok(mapping) = region.map(Protection::READ | Protection::WRITE) else { return 4 };
     let Ok(count) = mapping.atomic_u64(0) else { return 5 };

@@ -9,7 +9,7 @@ use alloc::sync::Arc;
 use holm_rt::abi::{Error, Protection, Rights, SchedClass, SchedParams, SchedStats, UnitInfo, limits, number};
 use holm_rt::{Handle, Object, Region, ThreadBuilder, sys, thread, time};
 
-use crate::harness::{Outcome, Test, World, check, check_eq, must_answer, soon};
+use crate::harness::{Outcome, Test, World, check, check_eq, eventually, must_answer, one_of_five, soon};
 
 pub(crate) const TESTS: &[Test] = &[
     ("sched_bad_parameters_are_refused", bad_parameters),
@@ -95,17 +95,21 @@ fn budget(_: &World) -> Outcome {
     let ends = Arc::clone(&stop);
     let spinner = thread::spawn(move || while !ends.load(Ordering::Relaxed) {})?;
     spinner.thread().schedule(&edf(2 * MS, 10 * MS, 10 * MS))?;
-    time::sleep(Duration::from_millis(100))?;
-    let stats = spinner.thread().schedule_figures()?;
+    let throttled = eventually("three times without budget", || {
+        let stats = spinner.thread().schedule_figures()?;
+        Ok(stats.class == SchedClass::RtEdf && stats.throttles >= 3 && stats.periods >= 3)
+    });
     stop.store(true, Ordering::Relaxed);
     spinner.join(soon())?;
-    check_eq!(stats.class, SchedClass::RtEdf);
-    check!(stats.throttles >= 3, "throttled {} times in 100 ms", stats.throttles);
-    check!(stats.periods >= 3, "{} periods in 100 ms", stats.periods);
-    Ok(())
+    throttled
 }
 
 fn meets_deadlines(world: &World) -> Outcome {
+    // A machine that is held up itself misses deadlines for everybody; a scheduler that prefers the spinners always does.
+    one_of_five(|| meets_deadlines_once(world))
+}
+
+fn meets_deadlines_once(world: &World) -> Outcome {
     let mut spinners = Vec::new();
     for _ in 0..holm_rt::startup::cpu_count().max(1) {
         spinners.push(world.child("spin", &[]).start()?);
@@ -125,7 +129,7 @@ fn meets_deadlines(world: &World) -> Outcome {
     Ok(())
 }
 
-/// How far children of these weights (0: background) counted, all on processor 0, while they ran together.
+/// How far children of these classes and weights counted, all on processor 0, while they ran together.
 fn counted(world: &World, classes: &[(SchedClass, u32)]) -> Result<Vec<u64>, crate::harness::Failure> {
     let mut children = Vec::new();
     for (class, rank) in classes {
@@ -135,32 +139,33 @@ fn counted(world: &World, classes: &[(SchedClass, u32)]) -> Result<Vec<u64>, cra
         let unit = world.child("worker", &[]).class(*class, *rank, SchedClass::BestEffort);
         children.push((unit.cap("count", region.cloned(rights)).start()?, mapping));
     }
-    time::sleep(Duration::from_millis(400))?;
-    let counts = children.iter().map(|(_, mapping)| Ok(mapping.atomic_u64(0)?.load(Ordering::Relaxed)));
-    let counts = counts.collect::<Result<Vec<u64>, Error>>()?;
+    let counts = || {
+        let counts = children.iter().map(|(_, mapping)| Ok(mapping.atomic_u64(0)?.load(Ordering::Relaxed)));
+        counts.collect::<Result<Vec<u64>, Error>>()
+    };
+    // While the last one starts the others may have the processor for themselves.
+    let begun = eventually("the last one to count", || Ok(counts()?.last().is_some_and(|count| *count > 0)));
+    let before = counts()?;
+    time::sleep(Duration::from_millis(200))?;
+    let counts = counts()?.iter().zip(before).map(|(after, before)| after - before).collect();
     for (unit, _) in &children {
         unit.kill(0)?;
         unit.wait(soon())?;
     }
+    begun?;
     Ok(counts)
 }
 
-/// As many pairs of children as processors, so that balancing has no better choice than to mix them.
 fn weights(world: &World) -> Outcome {
-    if holm_rt::startup::cpu_count() > 1 {
-        // Which children share a processor is the balancer's choice; with one processor the shares are exact.
-        return Ok(());
-    }
-    let counts = counted(world, &[(SchedClass::BestEffort, 100), (SchedClass::BestEffort, 400)])?;
-    let (light, heavy) = (counts[0].max(1), counts[1]);
-    check!(heavy > light * 2 && heavy < light * 8, "weights 1:4 shared as {light}:{heavy}");
-    Ok(())
+    one_of_five(|| {
+        let counts = counted(world, &[(SchedClass::BestEffort, 100), (SchedClass::BestEffort, 400)])?;
+        let (light, heavy) = (counts[0].max(1), counts[1]);
+        check!(heavy > light * 2 && heavy < light * 8, "weights 1:4 shared as {light}:{heavy}");
+        Ok(())
+    })
 }
 
 fn background(world: &World) -> Outcome {
-    if holm_rt::startup::cpu_count() > 1 {
-        return Ok(());
-    }
     let counts = counted(world, &[(SchedClass::Background, 0), (SchedClass::BestEffort, 100)])?;
     check!(counts[1] > 100 * counts[0].max(1), "background {} beside best effort {}", counts[0], counts[1]);
     let alone = counted(world, &[(SchedClass::Background, 0)])?;

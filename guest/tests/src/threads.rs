@@ -10,7 +10,7 @@ use holm_rt::abi::{
 };
 use holm_rt::{Deadline, Handle, Object, ThreadBuilder, sys, thread, time};
 
-use crate::harness::{Outcome, Test, World, check, check_eq, must_answer, soon};
+use crate::harness::{Outcome, Test, World, check, check_eq, eventually, must_answer, soon};
 
 pub(crate) const TESTS: &[Test] = &[
     ("thread_runs_a_closure_and_gives_its_result", runs_closure),
@@ -137,8 +137,7 @@ fn killed_thread(_: &World) -> Outcome {
             let _woken = time::sleep_until(Deadline::NEVER);
         }
     })?;
-    holm_rt::time::sleep(Duration::from_millis(2))?;
-    check_eq!(handle.thread().info()?.state, ThreadState::Blocked);
+    eventually("the thread to sleep", || Ok(handle.thread().info()?.state == ThreadState::Blocked))?;
     handle.thread().kill(5)?;
     let info = handle.thread().wait(soon())?;
     check_eq!((info.state, info.exit_reason, info.exit_code), (ThreadState::Exited, ExitReason::Killed, 5));

@@ -675,7 +675,7 @@ struct holm_event_record {
     uint64_t source_id; /* The id of the object. */
     uint64_t token; /* The token of the subscription. */
     uint64_t mask; /* What happened. */
-    uint64_t timestamp; /* When it happened, monotonic. */
+    uint64_t timestamp; /* When it happened last, monotonic. A record that waits to be told takes in what happens later at its source, so records of different sources need not come in this order. */
     uint64_t data0; /* See EventMask. */
     uint64_t data1; /* See EventMask. */
     uint64_t sequence; /* Events of this subscription so far. */
@@ -775,6 +775,7 @@ struct holm_restricted_state {
     uint32_t vector; /* Written on return: the exception's vector. */
     uint64_t error_code; /* Written on return: the exception's error code. */
     uint64_t fault_address; /* Written on return: the address a page fault was for. */
+    uint64_t fault_return; /* Where the personality goes on when it touches an address of the lower half at which its guest may not do the same; 0: its unit ends. Read at such a fault; every register but rip is as it was. Ranges of the guest are copied so. */
 };
 
 /* The machine (seed 11). */
@@ -846,11 +847,12 @@ struct holm_metrics {
     uint64_t threads; /* Threads that have not ended. */
     uint64_t units; /* Units that have not ended; 0 for a unit. */
     uint64_t objects; /* Objects of all types; 0 for a unit. */
-    uint64_t sweep_backlog; /* Grant nodes that wait for the sweeper; 0 for a unit. */
+    uint64_t sweep_backlog; /* Revocations that wait for the sweeper, and one for each other kind of background work that waits; 0 for a unit. */
     uint64_t interrupts; /* Interrupts; 0 for a unit. */
     uint64_t max_kernel_ticks; /* The longest stretch with interrupts off, in ticks of the time-stamp counter; 0 for a unit. */
     uint64_t invariant_checks; /* Invariants checked by sampling; 0 for a unit. */
     uint64_t payload_checks; /* Payload checksums made; 0 for a unit. */
+    uint64_t max_kernel_entry; /* How the kernel was entered for the longest stretch: a system call's number, or 65,536 plus the vector of an interrupt or exception; 0 for a unit. */
 };
 #define HOLM_METRICS_VERSION 1
 

@@ -69,5 +69,8 @@ abi_struct! {
         error_code: u64,
         /// Written on return: the address a page fault was for.
         fault_address: u64,
+        /// Where the personality goes on when it touches an address of the lower half at which its guest may not do the same;
+        /// 0: its unit ends. Read at such a fault; every register but rip is as it was. Ranges of the guest are copied so.
+        fault_return: u64,
     }
 }

@@ -140,7 +140,7 @@ abi_struct! {
         units: u64,
         /// Objects of all types; 0 for a unit.
         objects: u64,
-        /// Grant nodes that wait for the sweeper; 0 for a unit.
+        /// Revocations that wait for the sweeper, and one for each other kind of background work that waits; 0 for a unit.
         sweep_backlog: u64,
         /// Interrupts; 0 for a unit.
         interrupts: u64,
@@ -150,6 +150,9 @@ abi_struct! {
         invariant_checks: u64,
         /// Payload checksums made; 0 for a unit.
         payload_checks: u64,
+        /// How the kernel was entered for the longest stretch: a system call's number, or 65,536 plus the vector of an
+        /// interrupt or exception; 0 for a unit.
+        max_kernel_entry: u64,
     }
 }
 

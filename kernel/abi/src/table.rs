@@ -139,11 +139,11 @@ macro_rules! system_calls {
              while the region is bound as the state of restricted mode.";
         38 vm_snapshot "2.1"
             (region: (handle Region, READ))
-            -> (handle Region) errors [Busy, BadState, Quota, NoMemory] "O(pages), restarts every 64"
+            -> (handle Region) errors [BadState, Quota, NoMemory] "O(pages), restarts every 64"
             "Makes a region with the same content; pages are shared until either side writes. All pages that the region has \
              count against the unit that makes the snapshot, shared or not, so that a write to them cannot fail for want of \
-             quota. BAD_STATE while the region is bound as the state of restricted mode, BUSY while another thread makes a \
-             snapshot of it.";
+             quota. BAD_STATE while the region is bound as the state of restricted mode. Another thread's snapshot of it is \
+             waited for.";
         39 vm_share "2.2"
             (region: (handle Region, TRANSFER), to: (handle Unit, CREATE), rights: (flags Rights))
             -> (number "handle in the other unit") errors [NotPermitted, TooDeep, NoHandles, Quota, NoMemory] "O(1)"
@@ -187,7 +187,7 @@ macro_rules! system_calls {
             (cap: (raw_handle))
             -> (none) errors [] "O(1); the end of the object is released in bounded steps"
             "Gives a handle up. What was derived from it stays. The object ends with its last handle, unless something else \
-             keeps it: a running unit, a running thread, a mapped region.";
+             keeps it: a running unit that has a thread, a running thread, a mapped region.";
 
         64 chan_create "14.4"
             (spec: (in ChanSpec))
@@ -304,7 +304,8 @@ macro_rules! system_calls {
             (space: (handle Space, MAP), state: (handle Region, MAP, READ, WRITE), offset: (number))
             -> (none) errors [NotPermitted, BadState, Quota, NoMemory] ""
             "Binds the calling thread to a guest space and to the page of its state. From now on the thread's lower half \
-             shows the guest space. Binding again replaces; NotPermitted when the caller maps something in its own lower half.";
+             shows the guest space. Binding again replaces; NotPermitted when the caller maps something in its own lower half. \
+             The caller's other system calls know its own half only: addresses of the guest answer Fault.";
         129 restricted_unbind "DESIGN 8"
             () -> (none) errors [BadState] "O(1)"
             "Ends the binding of the calling thread.";

@@ -1,7 +1,7 @@
 //! The deadlines of one processor: a heap that finds the earliest in constant time and changes in logarithmic time.
 //!
-//! Room is reserved when a thread or a timer is made, so that setting a deadline cannot fail. Every thread and timer is in
-//! at most one heap, once, and knows its place there.
+//! Room is reserved when a thread or a timer is made, so that setting a deadline cannot fail; it comes in pieces, so that
+//! growing moves no deadline. Every thread and timer is in at most one heap, once, and knows its place there.
 
 use alloc::vec::Vec;
 
@@ -49,18 +49,23 @@ impl Owners<'_> {
     }
 }
 
+/// Deadlines of one piece of a heap.
+const PIECE: usize = 128;
+
 /// The deadlines of one processor.
 #[derive(Debug)]
 pub struct Deadlines {
     cpu: CpuId,
-    heap: Vec<(Nanos, Due)>,
+    /// The heap, cut into pieces that are full but for the last used one.
+    pieces: Vec<Vec<(Nanos, Due)>>,
+    length: usize,
 }
 
 impl Deadlines {
     /// None, of processor `cpu`.
     #[must_use]
     pub const fn new(cpu: CpuId) -> Self {
-        Self { cpu, heap: Vec::new() }
+        Self { cpu, pieces: Vec::new(), length: 0 }
     }
 
     /// Bytes that one more deadline may take in one heap.
@@ -71,41 +76,71 @@ impl Deadlines {
     /// # Errors
     /// [`Full`] when there is no memory for them.
     pub fn reserve(&mut self, total: usize) -> Result<(), Full> {
-        if total <= self.heap.capacity() {
-            return Ok(());
+        while self.pieces.len() * PIECE < total {
+            let mut piece = Vec::new();
+            piece.try_reserve_exact(PIECE).map_err(|_| Full)?;
+            self.pieces.try_reserve(1).map_err(|_| Full)?;
+            self.pieces.push(piece);
         }
-        self.heap.try_reserve(total - self.heap.len()).map_err(|_| Full)
+        Ok(())
+    }
+
+    #[inline]
+    fn at(&self, at: usize) -> Option<(Nanos, Due)> {
+        self.pieces.get(at / PIECE)?.get(at % PIECE).copied()
+    }
+
+    /// When what stands at `at` is due; nothing is never.
+    #[inline]
+    fn when(&self, at: usize) -> Nanos {
+        self.at(at).map_or(Nanos::NEVER, |(when, _)| when)
+    }
+
+    fn put(&mut self, at: usize, what: (Nanos, Due)) {
+        if let Some(place) = self.pieces.get_mut(at / PIECE).and_then(|piece| piece.get_mut(at % PIECE)) {
+            *place = what;
+        }
+    }
+
+    fn swap(&mut self, one: usize, other: usize) {
+        if let (Some(first), Some(second)) = (self.at(one), self.at(other)) {
+            self.put(one, second);
+            self.put(other, first);
+        }
     }
 
     /// The earliest deadline, or [`Nanos::NEVER`].
     #[must_use]
     #[inline]
     pub fn next(&self) -> Nanos {
-        self.heap.first().map_or(Nanos::NEVER, |(when, _)| *when)
+        self.when(0)
     }
 
     /// How many deadlines there are.
     #[must_use]
     pub const fn len(&self) -> usize {
-        self.heap.len()
+        self.length
     }
 
     /// Whether there is no deadline.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
-        self.heap.is_empty()
+        self.length == 0
     }
 
     /// Adds the deadline of `due`, which has none.
     pub(crate) fn insert(&mut self, owners: &mut Owners<'_>, when: Nanos, due: Due) {
-        debug_assert!(self.heap.len() < self.heap.capacity(), "room for every deadline is reserved");
-        self.heap.push((when, due));
-        self.rise(owners, self.heap.len() - 1);
+        let at = self.length;
+        debug_assert!(at < self.pieces.len() * PIECE, "room for every deadline is reserved");
+        let Some(piece) = self.pieces.get_mut(at / PIECE) else { return };
+        piece.push((when, due));
+        self.length += 1;
+        self.rise(owners, at);
     }
 
     /// Takes out the earliest deadline when it is not later than `now`.
     pub(crate) fn take_due(&mut self, owners: &mut Owners<'_>, now: Nanos) -> Option<Due> {
-        let (when, due) = *self.heap.first()?;
+        let (when, due) = self.at(0)?;
         if when > now {
             return None;
         }
@@ -116,15 +151,20 @@ impl Deadlines {
 
     /// Takes out the deadline that stands at `place`.
     pub(crate) fn remove(&mut self, owners: &mut Owners<'_>, place: DeadlinePlace) {
-        if let Some((_, due)) = self.heap.get(place.at as usize).copied() {
+        if let Some((_, due)) = self.at(place.at as usize) {
             self.remove_at(owners, place.at as usize);
             owners.set(due, None);
         }
     }
 
     fn remove_at(&mut self, owners: &mut Owners<'_>, at: usize) {
-        self.heap.swap_remove(at);
-        if at < self.heap.len() {
+        let Some(last) = self.length.checked_sub(1) else { return };
+        self.swap(at, last);
+        if let Some(piece) = self.pieces.get_mut(last / PIECE) {
+            piece.pop();
+        }
+        self.length = last;
+        if at < last {
             let at = self.rise(owners, at);
             self.sink(owners, at);
         }
@@ -134,10 +174,10 @@ impl Deadlines {
         let mut at = from;
         while at > 0 {
             let parent = (at - 1) / 2;
-            if self.heap[parent].0 <= self.heap[at].0 {
+            if self.when(parent) <= self.when(at) {
                 break;
             }
-            self.heap.swap(parent, at);
+            self.swap(parent, at);
             self.tell(owners, at);
             at = parent;
         }
@@ -149,15 +189,15 @@ impl Deadlines {
         let mut at = from;
         loop {
             let left = 2 * at + 1;
-            if left >= self.heap.len() {
+            if left >= self.length {
                 break;
             }
             let right = left + 1;
-            let child = if right < self.heap.len() && self.heap[right].0 < self.heap[left].0 { right } else { left };
-            if self.heap[at].0 <= self.heap[child].0 {
+            let child = if right < self.length && self.when(right) < self.when(left) { right } else { left };
+            if self.when(at) <= self.when(child) {
                 break;
             }
-            self.heap.swap(at, child);
+            self.swap(at, child);
             self.tell(owners, at);
             at = child;
         }
@@ -165,16 +205,20 @@ impl Deadlines {
     }
 
     fn tell(&self, owners: &mut Owners<'_>, at: usize) {
-        owners.set(self.heap[at].1, Some(DeadlinePlace { cpu: self.cpu, at: at as u32 }));
+        if let Some((_, due)) = self.at(at) {
+            owners.set(due, Some(DeadlinePlace { cpu: self.cpu, at: at as u32 }));
+        }
     }
 
     /// Whether the heap is ordered and everyone knows its place: for the sampled checks.
     pub(crate) fn is_whole(&self, owners: &mut Owners<'_>) -> bool {
-        self.heap.iter().enumerate().all(|(at, (when, due))| {
-            (at == 0 || self.heap[(at - 1) / 2].0 <= *when)
-                && owners
-                    .place(*due)
-                    .is_some_and(|place| *place == Some(DeadlinePlace { cpu: self.cpu, at: at as u32 }))
+        (0..self.length).all(|at| {
+            self.at(at).is_some_and(|(when, due)| {
+                (at == 0 || self.when((at - 1) / 2) <= when)
+                    && owners
+                        .place(due)
+                        .is_some_and(|place| *place == Some(DeadlinePlace { cpu: self.cpu, at: at as u32 }))
+            })
         })
     }
 }

@@ -24,7 +24,10 @@ impl<M: Machine> Kernel<M> {
         match self.direct(cpu, number) {
             Some(Direct::Next(next)) => next,
             Some(Direct::Same | Direct::Switched) => self.leave(cpu),
-            None => self.system_call_slowly(cpu),
+            None => match self.restricted_direct(cpu) {
+                Some(next) => next,
+                None => self.system_call_slowly(cpu),
+            },
         }
     }
 

@@ -76,6 +76,20 @@ pub struct ClockScale {
     pub shift: u32,
 }
 
+/// See [`Machine::longest_entry`]; zeroes when it is not measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct LongestEntry {
+    /// In ticks of the time stamp counter: instructions under icount.
+    pub ticks: u64,
+    /// The number of the system call, or [`LongestEntry::VECTOR`] and the vector of the interrupt or exception.
+    pub entry: u64,
+}
+
+impl LongestEntry {
+    /// Tells vectors from system calls.
+    pub const VECTOR: u64 = 1 << 16;
+}
+
 /// There was no frame for a page table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NoFrames;
@@ -125,6 +139,26 @@ pub trait Machine {
 
     /// Copies bytes into a frame. `offset + from.len()` is at most [`PAGE_SIZE`].
     fn frame_write(&mut self, frame: FrameNumber, offset: usize, from: &[u8]);
+
+    /// The first words of a frame. At most as many as fit.
+    #[inline]
+    fn frame_words<const N: usize>(&self, frame: FrameNumber) -> [u64; N] {
+        let mut words = [0; N];
+        for (at, word) in words.iter_mut().enumerate() {
+            let mut bytes = [0; size_of::<u64>()];
+            self.frame_read(frame, at * size_of::<u64>(), &mut bytes);
+            *word = u64::from_le_bytes(bytes);
+        }
+        words
+    }
+
+    /// Writes the first words of a frame. At most as many as fit.
+    #[inline]
+    fn frame_put_words<const N: usize>(&mut self, frame: FrameNumber, words: &[u64; N]) {
+        for (at, word) in words.iter().enumerate() {
+            self.frame_write(frame, at * size_of::<u64>(), &word.to_le_bytes());
+        }
+    }
 
     /// Fills a frame with zeroes.
     fn frame_zero(&mut self, frame: FrameNumber);
@@ -183,9 +217,8 @@ pub trait Machine {
     /// How user programs compute the monotonic clock without entering the kernel, where they can.
     fn clock_scale(&self) -> Option<ClockScale>;
 
-    /// The longest time between an entry of the kernel and leaving it again so far, with interrupts off: in ticks of the
-    /// time stamp counter (instructions under icount), zero when it is not measured.
-    fn longest_entry(&self) -> u64;
+    /// The longest time between an entry of the kernel and leaving it again so far, with interrupts off.
+    fn longest_entry(&self) -> LongestEntry;
 
     /// Random bits for identities; best effort where the processor has no source.
     fn random(&mut self) -> u64;

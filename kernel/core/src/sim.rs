@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::vec::Vec;
 
 use crate::machine::{
-    ClockScale, CpuId, Flush, FrameNumber, FramePool, HALF, Halt, Machine, Nanos, NoFrames, PAGE_SIZE, PageRights,
-    SpaceId,
+    ClockScale, CpuId, Flush, FrameNumber, FramePool, HALF, Halt, LongestEntry, Machine, Nanos, NoFrames, PAGE_SIZE,
+    PageRights, SpaceId,
 };
 use crate::thread::{Thread, ThreadId};
 
@@ -74,6 +74,11 @@ impl SimMachine {
     /// The next processor that was kicked; it is to enter the kernel.
     pub fn take_kick(&mut self) -> Option<CpuId> {
         self.kicked.pop_first()
+    }
+
+    /// Takes the kick of `cpu` when it was kicked; it is to enter the kernel.
+    pub fn take_kick_of(&mut self, cpu: CpuId) -> bool {
+        self.kicked.remove(&cpu)
     }
 
     /// How many address spaces there are.
@@ -253,8 +258,8 @@ impl Machine for SimMachine {
         None
     }
 
-    fn longest_entry(&self) -> u64 {
-        0
+    fn longest_entry(&self) -> LongestEntry {
+        LongestEntry::default()
     }
 
     fn random(&mut self) -> u64 {

@@ -168,6 +168,7 @@ impl<M: Machine> Kernel<M> {
             self.events.queues.len(),
             self.trace.readers.len(),
         ];
+        let longest = self.machine.longest_entry();
         Metrics {
             uptime: now.0,
             cpu_time: (now.0 * cpus.len() as u64).saturating_sub(idle),
@@ -188,9 +189,10 @@ impl<M: Machine> Kernel<M> {
             threads: root.map_or(0, |quotas| quotas.threads.used),
             units: u64::from(self.units.len()),
             objects: objects.iter().map(|count| u64::from(*count)).sum(),
-            sweep_backlog: self.sweep_backlog(),
+            sweep_backlog: self.work_backlog(),
             interrupts: cpus.iter().map(|cpu| cpu.timer_entries + cpu.kick_entries).sum(),
-            max_kernel_ticks: self.machine.longest_entry(),
+            max_kernel_ticks: longest.ticks,
+            max_kernel_entry: longest.entry,
             invariant_checks: counts.invariant_checks,
             payload_checks: counts.payload_checks,
             ..Metrics::new()

@@ -44,6 +44,50 @@ pub struct Registers {
     pub gs_base: u64,
 }
 
+/// How many registers there are.
+pub const REGISTERS: usize = size_of::<Registers>() / size_of::<u64>();
+
+impl Registers {
+    /// All of them, in their order.
+    #[must_use]
+    #[inline]
+    pub const fn to_words(&self) -> [u64; REGISTERS] {
+        let Self { rax, rbx, rcx, rdx, rsi, rdi, rbp, rsp, r8, r9, r10, r11, r12, r13, r14, r15, .. } = *self;
+        let Self { rip, rflags, fs_base, gs_base, .. } = *self;
+        [rax, rbx, rcx, rdx, rsi, rdi, rbp, rsp, r8, r9, r10, r11, r12, r13, r14, r15, rip, rflags, fs_base, gs_base]
+    }
+
+    /// The registers from their values in order.
+    #[must_use]
+    #[inline]
+    pub const fn from_words(words: &[u64; REGISTERS]) -> Self {
+        let [rax, rbx, rcx, rdx, rsi, rdi, rbp, rsp, r8, r9, r10, r11, r12, r13, r14, r15, rest @ ..] = *words;
+        let [rip, rflags, fs_base, gs_base] = rest;
+        Self {
+            rax,
+            rbx,
+            rcx,
+            rdx,
+            rsi,
+            rdi,
+            rbp,
+            rsp,
+            r8,
+            r9,
+            r10,
+            r11,
+            r12,
+            r13,
+            r14,
+            r15,
+            rip,
+            rflags,
+            fs_base,
+            gs_base,
+        }
+    }
+}
+
 /// The vector registers of a thread that was interrupted (FXSAVE format). A thread that entered by a system call has none:
 /// native system calls clobber them, and the exit path clears them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -306,18 +306,17 @@ impl<M: Machine> Kernel<M> {
             return Err(Error::BadState);
         }
         let (home, old) = (entry.sched.cpu, entry.sched.reservation.density);
+        let admitted_at = entry.sched.admitted_at();
         let mut settled = (home, 0);
+        self.sched.dismiss(admitted_at, old);
         if params.class == Class::Edf {
-            self.sched.dismiss(home, old);
             match self.sched.admit(&params, admit_on, home) {
                 Ok(found) => settled = found,
                 Err(error) => {
-                    self.sched.readmit(home, old);
+                    self.sched.readmit(admitted_at, old);
                     return Err(error);
                 }
             }
-        } else {
-            self.sched.dismiss(home, old);
         }
         let place = self.lift(thread);
         let (cpu, density) = settled;
@@ -340,12 +339,9 @@ impl<M: Machine> Kernel<M> {
             self.rebase(thread, CpuId(affinity.trailing_zeros()));
         }
         self.renew_effective(thread);
-        if let Some(entry) = self.threads.get_mut(thread)
-            && place == Place::Running
-            && density != 0
-            && cpu != home
-        {
-            entry.sched.moves_to = Some(cpu);
+        if let Some(entry) = self.threads.get_mut(thread) {
+            let moves = place == Place::Running && density != 0 && cpu != home;
+            entry.sched.moves_to = moves.then_some(cpu);
         }
         self.put_back(thread, place);
         self.calls_rank_changed(thread);

@@ -33,4 +33,17 @@ impl<M: Machine> Kernel<M> {
             || self.dying_units.waits()
             || self.events.dying.is_some()
     }
+
+    /// What waits for the background: revocations to be followed up, and one for each other kind of work of which there is
+    /// any.
+    pub(crate) fn work_backlog(&self) -> u64 {
+        let kinds = [
+            self.channel_work.waits(),
+            self.dying_regions.waits(),
+            self.dying_spaces.waits(),
+            self.dying_units.waits(),
+            self.events.dying.is_some(),
+        ];
+        u64::from(self.caps.grants.queued) + kinds.iter().map(|waits| u64::from(*waits)).sum::<u64>()
+    }
 }

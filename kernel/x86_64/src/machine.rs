@@ -2,7 +2,9 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use holm_kernel_core::machine::{ClockScale, Flush, FramePool, Halt, Machine, Nanos, NoFrames, PAGE_SIZE, PageRights};
+use holm_kernel_core::machine::{
+    ClockScale, Flush, FramePool, Halt, LongestEntry, Machine, Nanos, NoFrames, PAGE_SIZE, PageRights,
+};
 use holm_kernel_core::thread::{Thread, ThreadId};
 use holm_kernel_core::{CpuId, FrameNumber, SpaceId};
 
@@ -125,6 +127,21 @@ impl Machine for X86 {
         unsafe { Self::frame(frame).cast::<u8>().add(offset).copy_from_nonoverlapping(from.as_ptr(), from.len()) };
     }
 
+    #[inline]
+    fn frame_words<const N: usize>(&self, frame: FrameNumber) -> [u64; N] {
+        const { assert!(N * size_of::<u64>() <= PAGE_SIZE) };
+        // SAFETY: as for `frame_read`. Volatile: a user program may write the frame meanwhile, and what the core looks at must
+        // be what it uses.
+        unsafe { Self::frame(frame).cast::<[u64; N]>().read_volatile() }
+    }
+
+    #[inline]
+    fn frame_put_words<const N: usize>(&mut self, frame: FrameNumber, words: &[u64; N]) {
+        const { assert!(N * size_of::<u64>() <= PAGE_SIZE) };
+        // SAFETY: as for `frame_write`.
+        unsafe { Self::frame(frame).cast::<[u64; N]>().write(*words) };
+    }
+
     fn frame_zero(&mut self, frame: FrameNumber) {
         // SAFETY: as for `frame_write`, over the whole frame.
         unsafe { Self::frame(frame).write_bytes(0, 1) };
@@ -195,7 +212,7 @@ impl Machine for X86 {
         Some(self.clock.scale())
     }
 
-    fn longest_entry(&self) -> u64 {
+    fn longest_entry(&self) -> LongestEntry {
         measure::longest()
     }
 

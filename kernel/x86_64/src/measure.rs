@@ -3,12 +3,15 @@
 
 use core::sync::atomic::Ordering;
 
+use holm_kernel_core::machine::LongestEntry;
+
 use crate::percpu::{PerCpu, cpus};
 
-/// The kernel was entered on `cpu`.
+/// The kernel was entered on `cpu`: by the system call with the number `entry`, or by a vector ([`LongestEntry::VECTOR`]).
 #[inline]
-pub(crate) fn entered(cpu: &PerCpu) {
+pub(crate) fn entered(cpu: &PerCpu, entry: u64) {
     if cfg!(feature = "measure") {
+        cpu.entry.set(entry);
         cpu.entered.set(crate::cpu::tsc());
     }
 }
@@ -20,11 +23,16 @@ pub(crate) fn left(cpu: &PerCpu) {
         let length = crate::cpu::tsc().wrapping_sub(cpu.entered.get());
         if length > cpu.longest.load(Ordering::Relaxed) {
             cpu.longest.store(length, Ordering::Relaxed);
+            cpu.longest_entry.store(cpu.entry.get(), Ordering::Relaxed);
         }
     }
 }
 
-/// The longest stretch of any processor, in ticks of the time stamp counter; zero when it is not measured.
-pub(crate) fn longest() -> u64 {
-    cpus().map(|cpu| cpu.longest.load(Ordering::Relaxed)).max().unwrap_or(0)
+/// The longest stretch of any processor; zeroes when it is not measured.
+pub(crate) fn longest() -> LongestEntry {
+    let of = |cpu: &PerCpu| LongestEntry {
+        ticks: cpu.longest.load(Ordering::Relaxed),
+        entry: cpu.longest_entry.load(Ordering::Relaxed),
+    };
+    cpus().map(of).max_by_key(|longest| longest.ticks).unwrap_or_default()
 }

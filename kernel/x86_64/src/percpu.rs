@@ -40,8 +40,11 @@ pub(crate) struct PerCpu {
     pub(crate) exit: Cell<Exit>,
     /// Where the kernel was entered, on the time stamp counter.
     pub(crate) entered: Cell<u64>,
-    /// The longest time in the kernel so far.
+    /// How it was entered: see [`crate::measure`].
+    pub(crate) entry: Cell<u64>,
+    /// The longest time in the kernel so far, and how it was entered then.
     pub(crate) longest: AtomicU64,
+    pub(crate) longest_entry: AtomicU64,
     /// Which one it is.
     pub(crate) id: CpuId,
     /// Its local APIC's number.
@@ -50,7 +53,7 @@ pub(crate) struct PerCpu {
     pub(crate) thread: Cell<u64>,
     /// The address space it has loaded; [`NO_SPACE`] when only the kernel's.
     pub(crate) space: Cell<SpaceId>,
-    /// The bases that its segment registers hold.
+    /// The bases that its segment registers hold, when they are zero; else what no base is.
     pub(crate) bases: Cell<(u64, u64)>,
     /// When its timer fires.
     pub(crate) timer: Cell<Nanos>,
@@ -93,7 +96,9 @@ impl PerCpu {
             modes: Cell::new(Vector::USUAL_MODES),
             exit: Cell::new(Exit::Idle),
             entered: Cell::new(0),
+            entry: Cell::new(0),
             longest: AtomicU64::new(0),
+            longest_entry: AtomicU64::new(0),
             id,
             apic,
             thread: Cell::new(0),

@@ -15,6 +15,7 @@ pub mod fuzz;
 pub mod guest;
 pub mod images;
 pub mod kernel;
+mod links;
 pub mod load;
 pub mod morpheus;
 pub mod registry;

@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::command::command;
 use crate::kernel::{self, Part, check::Outcome};
+use crate::links;
 use crate::workspace::{cache, cargo, workspace};
 use crate::{debian, deny, fuzz, morpheus};
 
@@ -43,7 +44,7 @@ const STAGES: [Stage; 9] = [
         name: "lints",
         run: |root| check(root, &["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"]),
     },
-    Stage { name: "docs", run: |root| check(root, &["doc", "--quiet", "--workspace", "--no-deps"]) },
+    Stage { name: "docs", run: docs },
     Stage {
         name: "tests",
         run: |root| tests(root, &["--workspace", "--exclude", "holm-e2e", "--exclude", "morpheus-e2e"]),
@@ -117,6 +118,17 @@ pub fn run(only: &[String]) -> Result<()> {
         std::process::exit(1);
     }
     Ok(())
+}
+
+/// The reference pages of the crates, and the links of the others.
+fn docs(root: &Path) -> Result<Count> {
+    let mut count = check(root, &["doc", "--quiet", "--workspace", "--no-deps"])?;
+    let broken = links::broken(root)?;
+    for link in &broken {
+        println!("a link leads nowhere: {link}");
+    }
+    count.add(Count::of(broken.is_empty()));
+    Ok(count)
 }
 
 /// Begins to build the tools of the last stages. What goes wrong here is told by the stage itself, which tries again.

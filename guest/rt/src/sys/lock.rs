@@ -17,6 +17,12 @@ pub struct Mutex<T> {
 // SAFETY: the value is only reached through a guard, and there is one guard at a time.
 unsafe impl<T: Send> Sync for Mutex<T> {}
 
+impl<T: Default> Default for Mutex<T> {
+    fn default() -> Self {
+        Self::new(T::default())
+    }
+}
+
 impl<T> Mutex<T> {
     /// A lock around a value.
     pub const fn new(value: T) -> Self {

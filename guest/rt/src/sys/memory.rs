@@ -123,7 +123,7 @@ impl Drop for Mapping {
     }
 }
 
-/// A stack for a thread: its lowest page is left unmapped as a guard. It has no owner in Rust: the thread's last
+/// A stack for a thread: its lowest page is a guard that nobody may touch. It has no owner in Rust: the thread's last
 /// instructions unmap it.
 pub(super) struct Stack {
     /// The lowest address, the guard included.
@@ -142,8 +142,9 @@ pub(super) fn map_stack(bytes: u64) -> Result<Stack, Error> {
     let mapped = unsafe { stubs::vm_map(Handle::NONE, region, &spec) };
     let _closed = stubs::cap_close(region);
     let base = mapped?;
+    // Not unmapped: another mapping could come to lie there, and would go with the stack.
     // SAFETY: the first page of the mapping just made; nothing uses it.
-    if let Err(error) = unsafe { stubs::vm_unmap(Handle::NONE, base, limits::PAGE_SIZE) } {
+    if let Err(error) = unsafe { stubs::vm_protect(Handle::NONE, base, limits::PAGE_SIZE, Protection::NONE) } {
         // SAFETY: the whole of the mapping just made; nothing uses it.
         let _gone = unsafe { stubs::vm_unmap(Handle::NONE, base, whole) };
         return Err(error);

@@ -211,11 +211,6 @@ impl<M: Machine> Kernel<M> {
         Grant::BYTES
     }
 
-    /// Revocations that the sweeper is still to follow up.
-    pub(crate) const fn sweep_backlog(&self) -> u64 {
-        self.caps.grants.queued as u64
-    }
-
     /// Does all bounded work of capabilities and channels that waits, step by step: for tests.
     #[cfg(test)]
     pub(crate) fn caps_work_step(&mut self) -> Progress {

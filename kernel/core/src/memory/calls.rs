@@ -202,13 +202,19 @@ impl<M: Machine> Kernel<M> {
     }
 
     /// Removes everything mapped in a range.
-    pub(crate) fn vm_unmap(&mut self, _caller: Caller, target: Object, address: u64, bytes: u64) -> Answer {
+    pub(crate) fn vm_unmap(&mut self, caller: Caller, target: Object, address: u64, bytes: u64) -> Answer {
         let space = self.target_space(target)?;
         let end = self.range_check(space, address, bytes)?;
-        Ok(match self.unmap_step(space, address, end)? {
-            Progress::More => Outcome::Again,
-            Progress::Done => Outcome::OK,
-        })
+        if self.unmap_step(space, address, end)? == Progress::Done {
+            return Ok(Outcome::OK);
+        }
+        let left = self.spaces.get(space).and_then(|space| space.mappings.next(address)).map(|mapping| mapping.start);
+        let Some(left) = left.map(|left| left.max(address)).filter(|left| *left < end) else { return Ok(Outcome::OK) };
+        // What another thread maps meanwhile where nothing is left is not this call's to remove.
+        if let Some(entry) = self.threads.get_mut(caller.thread) {
+            (entry.registers.rsi, entry.registers.rdx) = (left, end - left);
+        }
+        Ok(Outcome::Again)
     }
 
     /// Changes the protection of a range without holes. What is done is taken off the caller's arguments at each restart.

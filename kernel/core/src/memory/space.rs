@@ -20,8 +20,9 @@ const PAGE: u64 = PAGE_SIZE as u64;
 
 /// The lowest address that can be mapped.
 pub const USER_START: u64 = 0x1_0000;
-/// Where mappings without a wish are placed first.
-const MAP_BASE: u64 = 0x2000_0000_0000;
+/// Where mappings without a wish are placed first: in a space with an upper half there, so that the lower one is free for
+/// guests, and in a guest's space.
+const MAP_BASES: [u64; 2] = [HALF + 0x1000_0000_0000, 0x2000_0000_0000];
 /// Mappings that one step of a call over a range changes at most.
 const MAPPINGS_PER_STEP: usize = 8;
 /// What a mapping costs its unit in bytes of kernel memory.
@@ -452,7 +453,8 @@ impl<M: Machine> Kernel<M> {
                 if wished {
                     address
                 } else {
-                    let base = if upper { low } else { low.max(MAP_BASE).min(high) };
+                    let [native, guest] = MAP_BASES;
+                    let base = low.max(if high > HALF { native } else { guest }).min(high);
                     space
                         .mappings
                         .gap(bytes, base, high)

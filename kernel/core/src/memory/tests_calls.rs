@@ -267,3 +267,27 @@ fn the_archive_lists_opens_and_maps_its_files() {
     world.kernel.copy_in(world.caller.unit, AT, &mut text).unwrap();
     assert_eq!(&text, b"SOME text\0\0\0");
 }
+
+#[test]
+fn an_unmapping_in_steps_leaves_alone_what_others_map_behind_it() {
+    let mut world = World::new();
+    let (large, small) = (world.region(400), world.region(1));
+    assert_eq!(world.map(large, |_| ()), Ok(Outcome::Done(AT)));
+    let target = world.me();
+    for page in 0..400 {
+        world.kernel.copy_out(world.caller.unit, AT + page * PAGE, &[1]).unwrap();
+    }
+    assert_eq!(world.kernel.vm_unmap(world.caller, target, AT, 400 * PAGE), Ok(Outcome::Again));
+    // Another thread maps in between.
+    assert_eq!(world.map(small, |_| ()), Ok(Outcome::Done(AT)));
+    loop {
+        let registers = world.kernel.threads.get(world.caller.thread).unwrap().registers;
+        assert!(registers.rsi > AT);
+        match world.kernel.vm_unmap(world.caller, target, registers.rsi, registers.rdx).unwrap() {
+            Outcome::Again => {}
+            other => break assert_eq!(other, Outcome::OK),
+        }
+    }
+    assert_eq!(world.kernel.copy_out(world.caller.unit, AT, &[1]), Ok(()));
+    assert_eq!(world.kernel.copy_out(world.caller.unit, AT + 399 * PAGE, &[1]), Err(Error::Fault));
+}

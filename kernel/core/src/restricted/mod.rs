@@ -12,10 +12,13 @@
 //!          unbind                 system call, exception, kick
 //! ```
 //!
-//! A kick is a latch: it takes effect when the guest runs next to a kernel entry, or at the next enter. A guest has no
+//! A kick is a latch: it takes effect when the guest next enters the kernel, or at the next enter. A personality reads and
+//! writes its guest's memory where the guest sees it; where the guest could not, it goes on at the state's `fault_return`.
+//! System calls know only the personality's own half: addresses of the guest answer `Fault` there. A guest has no
 //! capabilities: its system calls are the personality's to answer. Vector registers of a bound thread are kept over every
 //! kernel entry; the personality moves the guest's itself.
 
+mod direct;
 #[cfg(test)]
 mod tests;
 
@@ -28,7 +31,7 @@ use crate::machine::{CpuId, FrameNumber, HALF, Machine, PAGE_SIZE, SpaceId, USER
 use crate::memory::{Access, RegionId};
 use crate::object::Object;
 use crate::quota::Resource;
-use crate::thread::{EntryKind, Registers, Thread, ThreadId, ThreadState};
+use crate::thread::{EntryKind, REGISTERS, Registers, Thread, ThreadId, ThreadState};
 
 /// Names a guest space.
 pub type GuestSpaceId = crate::memory::AddressSpaceId;
@@ -47,10 +50,11 @@ const USER: u64 = 4;
 const FETCH: u64 = 16;
 /// In the error code of a page fault: the page is due and there was no memory or quota for it. No processor sets this bit.
 pub const NO_MEMORY: u64 = 1 << 32;
-/// Bytes of the registers in a state.
-const REGISTERS: usize = size_of::<Registers>();
-/// Bytes of a state that are written on the way back.
-const STATE: usize = RestrictedState::SIZE;
+/// Words of a state behind the registers that are written on the way back: all but `fault_return`.
+const REPORT: usize = 3;
+/// Where in a state `fault_return` is.
+const FAULT_RETURN: usize = (REGISTERS + REPORT) * size_of::<u64>();
+const _: () = assert!(FAULT_RETURN + size_of::<u64>() == RestrictedState::SIZE);
 
 /// What a thread has of restricted mode.
 #[derive(Debug, Default)]
@@ -123,62 +127,42 @@ struct Report {
     fault_address: u64,
 }
 
-/// The registers as they stand in a state.
-fn to_bytes(registers: &Registers) -> [u8; REGISTERS] {
-    let words = [
-        registers.rax,
-        registers.rbx,
-        registers.rcx,
-        registers.rdx,
-        registers.rsi,
-        registers.rdi,
-        registers.rbp,
-        registers.rsp,
-        registers.r8,
-        registers.r9,
-        registers.r10,
-        registers.r11,
-        registers.r12,
-        registers.r13,
-        registers.r14,
-        registers.r15,
-        registers.rip,
-        registers.rflags,
-        registers.fs_base,
-        registers.gs_base,
-    ];
-    let mut bytes = [0; REGISTERS];
-    for (to, word) in bytes.as_chunks_mut().0.iter_mut().zip(words) {
-        *to = word.to_le_bytes();
+impl Report {
+    /// The part of a state behind the registers.
+    #[inline]
+    const fn words(&self, reason: RestrictedReason) -> [u64; REPORT] {
+        [reason as u64 | (self.vector as u64) << 32, self.error_code, self.fault_address]
     }
-    bytes
 }
 
-/// The registers of a state.
-fn from_bytes(bytes: &[u8; REGISTERS]) -> Registers {
-    let mut words = bytes.as_chunks().0.iter().map(|word| u64::from_le_bytes(*word));
-    let mut next = || words.next().unwrap_or(0);
-    Registers {
-        rax: next(),
-        rbx: next(),
-        rcx: next(),
-        rdx: next(),
-        rsi: next(),
-        rdi: next(),
-        rbp: next(),
-        rsp: next(),
-        r8: next(),
-        r9: next(),
-        r10: next(),
-        r11: next(),
-        r12: next(),
-        r13: next(),
-        r14: next(),
-        r15: next(),
-        rip: next(),
-        rflags: next(),
-        fs_base: next(),
-        gs_base: next(),
+/// The registers that a guest gets from those of its state; `None` where one could fault in the kernel on the way out.
+#[inline]
+fn guest_registers(words: [u64; REGISTERS]) -> Option<Registers> {
+    let mut guest = Registers::from_words(&words);
+    if guest.rip >= USER_END || guest.rsp >= USER_END || guest.fs_base >= USER_END || guest.gs_base >= USER_END {
+        return None;
+    }
+    guest.rflags = guest.rflags & GUEST_FLAGS | USER_FLAGS;
+    Some(guest)
+}
+
+impl Home {
+    /// What the personality goes on with when it entered with these registers.
+    #[inline]
+    const fn of(now: &Registers, return_to: u64, context: u64) -> Self {
+        Self {
+            return_to,
+            context,
+            rsp: now.rsp,
+            rbx: now.rbx,
+            rbp: now.rbp,
+            r12: now.r12,
+            r13: now.r13,
+            r14: now.r14,
+            r15: now.r15,
+            fs_base: now.fs_base,
+            gs_base: now.gs_base,
+        }
     }
 }
 
@@ -276,22 +260,9 @@ impl<M: Machine> Kernel<M> {
         let thread = self.threads.get_mut(caller.thread).ok_or(Error::BadState)?;
         let binding = thread.restricted.binding.ok_or(Error::BadState)?;
         if return_to >= USER_END {
-            return Err(Error::Fault);
+            return Err(Error::Invalid);
         }
-        let now = thread.registers;
-        let home = Home {
-            return_to,
-            context,
-            rsp: now.rsp,
-            rbx: now.rbx,
-            rbp: now.rbp,
-            r12: now.r12,
-            r13: now.r13,
-            r14: now.r14,
-            r15: now.r15,
-            fs_base: now.fs_base,
-            gs_base: now.gs_base,
-        };
+        let home = Home::of(&thread.registers, return_to, context);
         if thread.restricted.kicked {
             // The guest comes back before it runs: its state is what it was, and says why.
             thread.restricted.kicked = false;
@@ -300,14 +271,7 @@ impl<M: Machine> Kernel<M> {
             self.write_report(&binding, RestrictedReason::Kick, Report::default());
             return Ok(Outcome::Registers);
         }
-        let mut bytes = [0; REGISTERS];
-        self.machine.frame_read(binding.frame, 0, &mut bytes);
-        let mut guest = from_bytes(&bytes);
-        // None of these may be able to fault in the kernel on the way out.
-        if guest.rip >= USER_END || guest.rsp >= USER_END || guest.fs_base >= USER_END || guest.gs_base >= USER_END {
-            return Err(Error::Fault);
-        }
-        guest.rflags = guest.rflags & GUEST_FLAGS | USER_FLAGS;
+        let guest = guest_registers(self.machine.frame_words(binding.frame)).ok_or(Error::Fault)?;
         let thread = self.threads.get_mut(caller.thread).ok_or(Error::BadState)?;
         thread.registers = guest;
         thread.entry = EntryKind::Interrupt;
@@ -347,18 +311,17 @@ impl<M: Machine> Kernel<M> {
         let Some(binding) = thread.restricted.binding else { return };
         thread.restricted.active = false;
         let home = thread.restricted.home;
-        let mut bytes = [0; STATE];
-        let (registers, rest) = bytes.split_at_mut(REGISTERS);
-        registers.copy_from_slice(&to_bytes(&thread.registers));
-        put_report(rest, reason, report);
+        let words = thread.registers.to_words();
         go_home(thread, &home, reason, binding.joined);
-        self.machine.frame_write(binding.frame, 0, &bytes);
+        self.machine.frame_put_words(binding.frame, &words);
+        self.write_report(&binding, reason, report);
     }
 
     fn write_report(&mut self, binding: &Binding, reason: RestrictedReason, report: Report) {
-        let mut bytes = [0; STATE - REGISTERS];
-        put_report(&mut bytes, reason, report);
-        self.machine.frame_write(binding.frame, REGISTERS, &bytes);
+        let words = report.words(reason);
+        for (at, word) in words.into_iter().enumerate() {
+            self.machine.frame_write(binding.frame, (REGISTERS + at) * size_of::<u64>(), &word.to_le_bytes());
+        }
     }
 
     /// Brings the guest of a thread back, now or as soon as it enters.
@@ -373,7 +336,8 @@ impl<M: Machine> Kernel<M> {
             ThreadState::Blocked => self.give_up(id, Error::Interrupted),
             // It leaves its guest when it is next about to run, at the latest when it has been made to enter the kernel.
             ThreadState::Running => self.restricted_nudge(id),
-            _ => {}
+            // Its guest's registers are all here.
+            _ => self.restricted_leave_kicked(id),
         }
         Ok(Outcome::OK)
     }
@@ -402,6 +366,11 @@ impl<M: Machine> Kernel<M> {
         let Err(error) = result else { return };
         let short = matches!(error, Error::Quota | Error::NoMemory);
         if !active {
+            if let Fault::Page { address: ..HALF, .. } = fault
+                && self.restricted_fault_return(id)
+            {
+                return;
+            }
             self.unit_fault(id, fault, short);
             return;
         }
@@ -415,6 +384,21 @@ impl<M: Machine> Kernel<M> {
             }
         };
         self.restricted_leave(id, RestrictedReason::Exception, report);
+    }
+
+    /// A personality touched what its guest may not touch: it goes on where its state says. False when that says nothing.
+    fn restricted_fault_return(&mut self, id: ThreadId) -> bool {
+        let Some(thread) = self.threads.get_mut(id) else { return false };
+        let Some(binding) = thread.restricted.binding else { return false };
+        let mut bytes = [0; size_of::<u64>()];
+        self.machine.frame_read(binding.frame, FAULT_RETURN, &mut bytes);
+        let address = u64::from_le_bytes(bytes);
+        if address == 0 || address >= USER_END {
+            return false;
+        }
+        thread.registers.rip = address;
+        thread.entry = EntryKind::Interrupt;
+        true
     }
 }
 
@@ -444,12 +428,4 @@ fn go_home(thread: &mut Thread, home: &Home, reason: RestrictedReason, space: Sp
     };
     thread.entry = EntryKind::Interrupt;
     thread.space = space;
-}
-
-/// The part of a state behind the registers.
-fn put_report(bytes: &mut [u8], reason: RestrictedReason, report: Report) {
-    let parts = [(reason as u64) | u64::from(report.vector) << 32, report.error_code, report.fault_address];
-    for (to, part) in bytes.as_chunks_mut().0.iter_mut().zip(parts) {
-        *to = part.to_le_bytes();
-    }
 }

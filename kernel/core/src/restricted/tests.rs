@@ -2,6 +2,7 @@
 
 use holm_abi::{Error, Handle, ObjectType, Protection, RegionSpec, RestrictedReason, RestrictedState, Rights};
 use proptest::prelude::*;
+use std::format;
 
 use super::*;
 use crate::cap::Types;
@@ -155,7 +156,7 @@ fn registers_that_could_fault_in_the_kernel_are_refused() {
         assert!(!world.thread().restricted.is_active());
     }
     world.write_state(&guest_state());
-    assert_eq!(world.kernel.restricted_enter(world.caller, USER_END, 0), Err(Error::Fault));
+    assert_eq!(world.kernel.restricted_enter(world.caller, USER_END, 0), Err(Error::Invalid));
     assert_eq!(world.enter(), Ok(Outcome::Registers));
 }
 
@@ -240,6 +241,91 @@ fn everything_of_a_personality_goes_with_its_unit() {
     assert_eq!(ObjectType::Space.concurrency_class(), holm_abi::ConcurrencyClass::LocalOnly);
 }
 
+#[test]
+fn a_personality_goes_on_where_it_said_after_a_fault_on_its_guests_memory() {
+    let mut world = World::new();
+    world.guest_memory(1);
+    world.bind().unwrap();
+    let id = world.caller.thread;
+    let fault = |address| Fault::Page { address, write: false, execute: false, present: false };
+    world.write_state(&RestrictedState { fault_return: RETURN + 8, ..guest_state() });
+    let before = world.thread().registers;
+    world.kernel.user_fault(CpuId(0), id, fault(GUEST_AT));
+    assert_eq!(world.thread().registers, before, "a page that was due is there, and the access is tried again");
+    world.kernel.user_fault(CpuId(0), id, fault(GUEST_AT + PAGE));
+    assert_eq!(world.thread().registers, Registers { rip: RETURN + 8, ..before });
+    let state = |world: &World| world.kernel.units.get(world.caller.unit).unwrap().state;
+    assert_eq!(state(&world), holm_abi::UnitState::Running);
+    // Of its own half it says nothing.
+    world.kernel.user_fault(CpuId(0), id, fault(STATE_AT + 16 * PAGE));
+    assert_eq!(world.kernel.units.get(world.caller.unit).unwrap().end.reason, holm_abi::ExitReason::MemoryFault);
+    for wrong in [0, USER_END, u64::MAX] {
+        let mut world = World::new();
+        world.bind().unwrap();
+        world.write_state(&RestrictedState { fault_return: wrong, ..guest_state() });
+        let id = world.caller.thread;
+        world.kernel.user_fault(CpuId(0), id, fault(GUEST_AT));
+        assert_eq!(world.kernel.units.get(world.caller.unit).unwrap().end.reason, holm_abi::ExitReason::MemoryFault);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+    /// The specification of the short way is the long one.
+    #[test]
+    fn the_short_way_into_a_guest_and_back_leads_where_the_long_one_does(
+        words in proptest::collection::vec(
+            prop_oneof![8 => 0..USER_END, 1 => any::<u64>(), 1 => Just(USER_END - 1), 1 => Just(USER_END)], 20),
+        own in proptest::collection::vec(any::<u64>(), 18),
+        return_to in prop_oneof![4 => HALF..USER_END, 1 => any::<u64>()],
+        (bound, kicked, kicked_inside) in (any::<bool>(), any::<bool>(), any::<bool>()),
+    ) {
+        let run = |short: bool| {
+            let mut world = World::new();
+            world.kernel.kicked(CpuId(0));
+            assert_eq!(world.kernel.sched.cpu(CpuId(0)).unwrap().current, Some(world.caller.thread));
+            if bound {
+                world.bind().unwrap();
+            }
+            let mut bytes = [0; RestrictedState::SIZE];
+            for (to, word) in bytes.as_chunks_mut().0.iter_mut().zip(&words) {
+                *to = word.to_le_bytes();
+            }
+            world.kernel.copy_out(world.caller.unit, STATE_AT + PAGE, &bytes).unwrap();
+            if bound && kicked {
+                world.kick().unwrap();
+            }
+            let enter = |world: &mut World| {
+                if !short || world.kernel.restricted_direct(CpuId(0)).is_none() {
+                    world.kernel.system_call_slowly(CpuId(0));
+                }
+            };
+            let mut registers = [0; REGISTERS];
+            registers.iter_mut().zip(&own).for_each(|(to, from)| *to = *from);
+            let mut registers = Registers::from_words(&registers);
+            (registers.rax, registers.rdi, registers.rsi) = (holm_abi::number::restricted_enter, return_to, 5);
+            world.thread().registers = registers;
+            enter(&mut world);
+            let looks = |world: &mut World| {
+                let thread = format!("{:?}", world.thread());
+                format!("{thread} {:?} {:?}", world.kernel.sched, world.kernel.trace.counts)
+            };
+            let entered = looks(&mut world);
+            if world.thread().restricted.is_active() {
+                if kicked_inside {
+                    world.kick().unwrap();
+                }
+                world.thread().registers.rip += 2;
+                enter(&mut world);
+            }
+            let mut bytes = [0; RestrictedState::SIZE];
+            world.kernel.copy_in(world.caller.unit, STATE_AT + PAGE, &mut bytes).unwrap();
+            (entered, looks(&mut world), bytes)
+        };
+        prop_assert_eq!(run(true), run(false));
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Event {
     Bind,
@@ -259,8 +345,11 @@ proptest! {
     fn no_kick_is_lost_and_kicks_do_not_add_up(events in proptest::collection::vec(prop_oneof![
         Just(Event::Bind), Just(Event::Unbind), Just(Event::Enter), Just(Event::Enter), Just(Event::Kick),
         Just(Event::Resume), Just(Event::SystemCall), Just(Event::Exception),
-    ], 1..60)) {
+    ], 1..60), running in any::<bool>()) {
         let mut world = World::new();
+        if running {
+            world.kernel.kicked(CpuId(0));
+        }
         let (mut bound, mut active, mut kicked) = (false, false, false);
         for event in events {
             let id = world.caller.thread;
@@ -293,6 +382,11 @@ proptest! {
                 Event::Kick => {
                     prop_assert_eq!(world.kick(), if bound { Ok(Outcome::OK) } else { Err(Error::BadState) });
                     kicked |= bound;
+                    if active && !running {
+                        // It need not run to come back.
+                        world.assert_home(RestrictedReason::Kick);
+                        (active, kicked) = (false, false);
+                    }
                 }
                 Event::Resume => {
                     prop_assert_eq!(world.thread().restricted.wants_out(), active && kicked);

@@ -185,6 +185,12 @@ impl ThreadSched {
         }
     }
 
+    /// The processor that admitted it to `RT_EDF`, if one did.
+    #[must_use]
+    pub(crate) fn admitted_at(&self) -> CpuId {
+        self.moves_to.unwrap_or(self.cpu)
+    }
+
     /// Whether it may run on `cpu`.
     #[must_use]
     pub(crate) const fn allows(&self, cpu: CpuId) -> bool {

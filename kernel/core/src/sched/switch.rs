@@ -381,9 +381,13 @@ impl<M: Machine> Kernel<M> {
             if let Some(state) = self.threads.get_mut(thread) {
                 state.sched.place = Place::Nowhere;
                 state.sched.stats.voluntary += 1;
+                let home = state.sched.moves_to.take();
                 if state.sched.params.class == Class::Edf {
                     let late = note_job(&mut state.sched, now);
                     self.trace_late(thread, late);
+                }
+                if let Some(home) = home {
+                    self.rebase(thread, home);
                 }
             }
         }
@@ -492,8 +496,10 @@ impl<M: Machine> Kernel<M> {
         state.sched.place = Place::Nowhere;
         let (cpu, deadline) = (state.sched.cpu, state.sched.deadline_place);
         let share = core::mem::take(&mut state.sched.reservation.density);
+        let admitted_at = state.sched.admitted_at();
+        state.sched.moves_to = None;
         self.clear_deadline(deadline);
-        self.sched.dismiss(cpu, share);
+        self.sched.dismiss(admitted_at, share);
         if place == Place::Running
             && let Some(entry) = self.sched.cpu_mut(cpu)
         {

@@ -5,7 +5,7 @@ use std::vec::Vec;
 
 use proptest::prelude::*;
 
-use crate::machine::Nanos;
+use crate::machine::{CpuId, Nanos};
 use crate::sched::{Class, Params, edf};
 use crate::testing::world::World;
 use crate::thread::{ThreadId, ThreadState};
@@ -100,6 +100,47 @@ fn admission_is_exact_at_the_cap_and_refuses_beyond_it() {
     world.try_spawn(Params::edf(Nanos(900_000), ms(100), ms(100)), u64::MAX).unwrap();
     let admitted = world.kernel.sched.cpus[0].admitted;
     assert!(admitted <= edf::CAP && admitted > edf::CAP / 100 * 99);
+}
+
+/// A thread that runs on processor 0 and was just admitted by processor 1.
+fn about_to_move() -> (World, ThreadId) {
+    let mut world = World::new(2);
+    let most = Params::edf(ms(9), ms(10), ms(10));
+    let first = world.spawn(most, 1);
+    world.block(first, Nanos::NEVER);
+    let second = world.spawn(Params::default(), 1);
+    assert_eq!(world.on(0), Some(second));
+    world.kernel.arrive(CpuId(1));
+    world.kernel.threads.get_mut(second).unwrap().sched.affinity = u64::MAX;
+    world.kernel.thread_set_params(second, most).unwrap();
+    assert_eq!(world.kernel.sched.cpus[1].admitted_threads, 1);
+    (world, second)
+}
+
+#[test]
+fn an_edf_thread_that_ends_before_it_moved_gives_its_share_back_where_it_was_admitted() {
+    let (mut world, thread) = about_to_move();
+    world.inside(|kernel| kernel.thread_end(thread, 0, holm_abi::ExitReason::Exited));
+    let admitted: Vec<u32> = world.kernel.sched.cpus.iter().map(|cpu| cpu.admitted_threads).collect();
+    assert_eq!(admitted, [1, 0]);
+    assert_eq!(world.kernel.sched.cpus[1].admitted, 0);
+}
+
+#[test]
+fn an_edf_thread_that_waits_before_it_moved_goes_on_where_it_was_admitted() {
+    let (mut world, thread) = about_to_move();
+    world.block(thread, Nanos::NEVER);
+    world.wake(thread);
+    assert_eq!((world.on(0), world.on(1)), (None, Some(thread)));
+}
+
+#[test]
+fn an_edf_thread_that_changes_its_mind_before_it_moved_is_admitted_once() {
+    let (mut world, thread) = about_to_move();
+    world.inside(|kernel| kernel.thread_set_params(thread, Params::default()).unwrap());
+    let admitted: Vec<u32> = world.kernel.sched.cpus.iter().map(|cpu| cpu.admitted_threads).collect();
+    assert_eq!(admitted, [1, 0]);
+    assert!(world.kernel.threads.get(thread).unwrap().sched.moves_to.is_none());
 }
 
 #[test]

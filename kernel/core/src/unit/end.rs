@@ -266,17 +266,23 @@ impl<M: Machine> Kernel<M> {
         }
     }
 
-    /// A handle of a unit was closed: one that was never started ends with the last handle that others have.
+    /// A handle of a unit was closed: one that runs nothing, since it was never started or has no thread, ends with the last
+    /// handle that others have, for nobody could ever let it run.
     pub(crate) fn unit_reference_dropped(&mut self, id: UnitId) {
         let Some(unit) = self.units.get(id) else { return };
-        if unit.state == UnitState::Created && unit.references <= unit.own_references() {
+        let runs_nothing = match unit.state {
+            UnitState::Created => true,
+            UnitState::Running => unit.threads.is_empty(),
+            _ => false,
+        };
+        if runs_nothing && unit.references <= unit.own_references() {
             self.unit_end(id, End::because(ExitReason::Killed, 0));
         }
     }
 }
 
 impl super::Unit {
-    /// References that a unit which was not started has by itself: of its threads and its own handle.
+    /// References that a unit which runs nothing has by itself: of its threads and its own handle.
     const fn own_references(&self) -> u32 {
         self.threads.len() + 1
     }

@@ -271,6 +271,36 @@ fn a_unit_that_was_never_started_ends_with_its_last_handle() {
     assert!(kernel.units.get(unit).is_none());
 }
 
+#[test]
+fn a_started_unit_without_a_thread_ends_with_its_last_handle() {
+    let (mut kernel, root) = boot();
+    let quotas = Quotas::new(1 << 12, 64, 1 << 12, 1 << 20);
+    let plan = Plan { parent: Some(root), creator: Some(root), image: None, spec: spec(), quotas };
+    // One whose creator ends without having given it a thread, and one whose only thread is killed before it starts.
+    for killed in [false, true] {
+        let unit = kernel.unit_new(&plan).unwrap();
+        let thread = killed.then(|| {
+            let space = kernel.units.get(unit).unwrap().memory.root.unwrap();
+            let start = ThreadStart { entry: 0x1000, stack: 0, arguments: [0; 3], space };
+            let thread = kernel.thread_new(unit, start, Params::default(), u64::MAX).unwrap();
+            kernel.retain(Object::Thread(thread));
+            assert!(kernel.thread_stop(thread, 0, ExitReason::Killed));
+            thread
+        });
+        kernel.unit_run(unit).unwrap();
+        kernel.retain(Object::Unit(unit));
+        kernel.release(Object::Unit(unit));
+        settle(&mut kernel);
+        assert_eq!(kernel.units.get(unit).unwrap().state, UnitState::Running, "its creator can give it a thread");
+        kernel.release(Object::Unit(unit));
+        if let Some(thread) = thread {
+            kernel.release(Object::Thread(thread));
+        }
+        settle(&mut kernel);
+        assert!(kernel.units.get(unit).is_none(), "nobody could ever end it");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
     /// Units come, work and end in any interleaving with the steps of the background; in the end all is as before.

@@ -2,6 +2,7 @@
 
 use core::sync::atomic::Ordering;
 
+use holm_kernel_core::machine::LongestEntry;
 use holm_kernel_core::thread::EntryKind;
 use holm_kernel_core::{Direct, Fault, Next};
 
@@ -30,7 +31,7 @@ pub(super) struct Frame {
 /// the vector registers.
 pub(super) extern "C" fn system_call(number: u64) -> Exit {
     let cpu = this_cpu();
-    measure::entered(cpu);
+    measure::entered(cpu, number);
     let mut kernel = lock(cpu);
     let exit = match kernel.direct(cpu.id, number) {
         // A thread whose vector registers are kept does not get here.
@@ -48,14 +49,17 @@ pub(super) extern "C" fn system_call(number: u64) -> Exit {
 #[cold]
 #[inline(never)]
 fn slow_system_call(mut kernel: Locked, cpu: &PerCpu) -> Exit {
-    let next = kernel.system_call_slowly(cpu.id);
+    let next = match kernel.restricted_direct(cpu.id) {
+        Some(next) => next,
+        None => kernel.system_call_slowly(cpu.id),
+    };
     leave(kernel, cpu, next)
 }
 
 /// A user program was interrupted, or caused an exception; its registers are saved, the vector registers too.
 pub(super) extern "C" fn interrupted(vector: u8, error: u64) -> Exit {
     let cpu = this_cpu();
-    measure::entered(cpu);
+    measure::entered(cpu, LongestEntry::VECTOR | u64::from(vector));
     // Nothing since the exception can have changed it.
     let address = cpu::fault_address();
     let mut kernel = lock(cpu);
@@ -77,7 +81,7 @@ pub(super) extern "C" fn interrupted(vector: u8, error: u64) -> Exit {
 /// An idle processor was interrupted.
 pub(super) extern "C" fn woken(vector: u8) -> Exit {
     let cpu = this_cpu();
-    measure::entered(cpu);
+    measure::entered(cpu, LongestEntry::VECTOR | u64::from(vector));
     let mut kernel = lock(cpu);
     let next = interrupt(&mut kernel, cpu, vector);
     leave(kernel, cpu, next)

@@ -146,7 +146,9 @@ pub(crate) fn take_up(cpu: &PerCpu, id: ThreadId, thread: &mut Thread) -> Exit {
 fn load_bases(cpu: &PerCpu, registers: &mut Registers) {
     let user = |base: u64| if base < USER_END { base } else { 0 };
     (registers.fs_base, registers.gs_base) = (user(registers.fs_base), user(registers.gs_base));
-    cpu.bases.set((registers.fs_base, registers.gs_base));
+    // A program can make its own bases zero by loading a selector, unseen: those that are not zero are never counted on.
+    let known = if (registers.fs_base, registers.gs_base) == (0, 0) { 0 } else { u64::MAX };
+    cpu.bases.set((known, known));
     // SAFETY: canonical addresses of user memory; the second is loaded by the `swapgs` of the exit path.
     unsafe {
         wrmsr(msr::FS_BASE, registers.fs_base);

@@ -99,10 +99,13 @@ impl For {
         let specific: &[&str] = match self {
             // The kernel lies in the last 2 GiB of addresses. Interrupts use stacks of their own, but what runs on its stack
             // after one may not lie below the stack pointer.
-            Self::Machine => &["--cfg", "bare_metal", "-Ccode-model=kernel", "-Cno-redzone=yes"],
-            Self::Kernel => &["--cfg", "holm_user"],
+            Self::Machine => {
+                &["--cfg", "bare_metal", "-Ccode-model=kernel", "-Cno-redzone=yes", "-Crelocation-model=static"]
+            }
+            // Programs lie above what an absolute address of 32 bits reaches: they find their own parts relative to the code.
+            Self::Kernel => &["--cfg", "holm_user", "-Crelocation-model=pic"],
         };
-        let common = ["-Crelocation-model=static", "-Cpanic=abort"];
+        let common = ["-Cpanic=abort"];
         let link =
             ["-nostartfiles", "-nostdlib", "-static", "-no-pie", "-Wl,-z,max-page-size=4096", "-Wl,--build-id=none"];
         let script = format!("-Wl,-T,{}", workspace().join(script).display());
@@ -132,11 +135,26 @@ impl For {
     }
 }
 
-/// Builds the kernel and the boot archives; in that of the tests the fuzzer makes `fuzz_calls` calls.
+/// What the programs that test the kernel are told.
+#[derive(Debug, Clone)]
+pub(crate) struct Tests {
+    /// How many random calls the fuzzer makes.
+    pub(crate) fuzz_calls: u64,
+    /// Words of which one must be in a test's name; empty for all tests.
+    pub(crate) only: String,
+}
+
+impl Default for Tests {
+    fn default() -> Self {
+        Self { fuzz_calls: super::FUZZ_CALLS, only: String::new() }
+    }
+}
+
+/// Builds the kernel and the boot archives.
 ///
 /// # Errors
 /// When something does not build; the message ends with the compiler's last lines.
-pub(crate) fn all(profile: Profile, measure: Measure, fuzz_calls: u64) -> Result<Built> {
+pub(crate) fn all(profile: Profile, measure: Measure, tests: &Tests) -> Result<Built> {
     let measured = if measure == Measure::Yes { "-measured" } else { "" };
     let folder = target().join("holm-kernel").join(format!("{}{measured}", profile.name()));
     fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
@@ -166,7 +184,10 @@ pub(crate) fn all(profile: Profile, measure: Measure, fuzz_calls: u64) -> Result
     Ok(Built {
         kernel,
         archive: archive("boot.cpio", SHELL)?,
-        tests: archive("tests.cpio", &format!("{}env FUZZ_CALLS={fuzz_calls}\n", only("tests run")))?,
+        tests: archive(
+            "tests.cpio",
+            &format!("{}env FUZZ_CALLS={}\n", only(&format!("tests run {}", tests.only)), tests.fuzz_calls),
+        )?,
         bench: archive("bench.cpio", &only("bench"))?,
     })
 }
@@ -179,7 +200,7 @@ fn strip(from: &Path, to: &Path) -> Result<()> {
 /// Builds the programs, and gives their names and contents, init first.
 fn programs() -> Result<Vec<(String, Vec<u8>)>> {
     let mut build = For::Kernel.cargo("build");
-    build.args(["--bins", "--message-format", "json"]);
+    build.args(["--bins", "--message-format", "json-render-diagnostics"]);
     build.args(PROGRAMS.iter().flat_map(|package| ["--package", package]));
     let messages = output(&mut build).context("the programs for the kernel do not build")?;
     let read = |path: PathBuf| {

@@ -7,6 +7,8 @@
 //! | `qemu` | one run of the kernel on QEMU |
 //! | `boots` | boots that must work, and those that must say what is wrong |
 //! | `guest_tests` | the programs that test the kernel through its ABI |
+//! | `shell` | a conversation with the shell on the serial console |
+//! | `linux` | Debian's Linux guest, booted beside it |
 //! | `check` | a check with its name and outcome |
 
 mod archive;
@@ -14,19 +16,21 @@ pub(crate) mod boots;
 pub(crate) mod build;
 pub(crate) mod check;
 mod guest_tests;
+pub(crate) mod linux;
 pub(crate) mod qemu;
+mod shell;
 
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Args, Subcommand, ValueEnum};
 
-use build::{Built, Profile};
+use build::{Built, Profile, Tests};
 use check::Outcome;
 use qemu::Machine;
 
 /// Random calls of the fuzzer unless another number is asked for.
-const FUZZ_CALLS: u64 = 1_000_000;
+pub(crate) const FUZZ_CALLS: u64 = 1_000_000;
 
 /// What can be done with the kernel.
 #[derive(Debug, Subcommand)]
@@ -42,6 +46,9 @@ pub enum Task {
         /// Random calls that the fuzzer makes in each boot of the programs
         #[arg(long, default_value_t = FUZZ_CALLS)]
         fuzz_calls: u64,
+        /// Of the programs' tests only those whose names contain one of these words
+        #[arg(long, value_name = "WORD")]
+        only: Vec<String>,
     },
 }
 
@@ -91,20 +98,21 @@ pub struct RunOptions {
 pub fn run(task: &Task) -> Result<ExitCode> {
     match task {
         Task::Build(options) => {
-            let built = build::all(options.profile, build::Measure::No, FUZZ_CALLS)?;
+            let built = build::all(options.profile, build::Measure::No, &Tests::default())?;
             let size = std::fs::metadata(&built.kernel)?.len();
             println!("{} ({} KiB)\n{}", built.kernel.display(), size / 1024, built.archive.display());
             Ok(ExitCode::SUCCESS)
         }
         Task::Run(options) => {
-            let built = build::all(options.build.profile, build::Measure::No, FUZZ_CALLS)?;
+            let built = build::all(options.build.profile, build::Measure::No, &Tests::default())?;
             let machine = Machine { cpus: options.cpus, memory_mib: options.memory, ..Machine::of(&built) };
             let status = machine.with_command_line(&options.command_line).interactive()?;
             Ok(if status == qemu::ENDED_WELL { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
-        Task::Test { parts, fuzz_calls } => {
+        Task::Test { parts, fuzz_calls, only } => {
             let all = [Part::Lints, Part::Host, Part::Boots, Part::Programs, Part::TwoCpus];
-            let outcome = test_with(if parts.is_empty() { &all } else { parts }, *fuzz_calls)?;
+            let tests = Tests { fuzz_calls: *fuzz_calls, only: only.join(" ") };
+            let outcome = test_with(if parts.is_empty() { &all } else { parts }, &tests)?;
             println!("{} passed, {} failed", outcome.passed, outcome.failed);
             Ok(if outcome.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
@@ -116,11 +124,11 @@ pub fn run(task: &Task) -> Result<ExitCode> {
 /// # Errors
 /// When something does not build or QEMU cannot be started.
 pub(crate) fn test(parts: &[Part]) -> Result<Outcome> {
-    test_with(parts, FUZZ_CALLS)
+    test_with(parts, &Tests::default())
 }
 
-/// As [`test`], with a number of random calls.
-fn test_with(parts: &[Part], fuzz_calls: u64) -> Result<Outcome> {
+/// As [`test`], with other settings.
+fn test_with(parts: &[Part], tests: &Tests) -> Result<Outcome> {
     let mut outcome = Outcome::default();
     if parts.contains(&Part::Lints) {
         outcome.note("kernel lints", build::lints());
@@ -129,9 +137,10 @@ fn test_with(parts: &[Part], fuzz_calls: u64) -> Result<Outcome> {
         outcome.note("host tests of the core", build::host_tests());
     }
     if [Part::Boots, Part::Programs, Part::TwoCpus].iter().any(|part| parts.contains(part)) {
-        let built = build::all(Profile::Dev, build::Measure::Yes, fuzz_calls)?;
+        let built = build::all(Profile::Dev, build::Measure::Yes, tests)?;
         if parts.contains(&Part::Boots) {
             boots::check(&built, &mut outcome)?;
+            outcome.note("the shell lists, traces, runs, measures and switches off", shell::check(&built));
         }
         for (part, cpus) in [(Part::Programs, 1), (Part::TwoCpus, 2)] {
             if parts.contains(&part) {
@@ -147,5 +156,5 @@ fn test_with(parts: &[Part], fuzz_calls: u64) -> Result<Outcome> {
 /// # Errors
 /// When it does not build.
 pub(crate) fn for_measuring(measure: build::Measure) -> Result<Built> {
-    build::all(Profile::Standard, measure, FUZZ_CALLS)
+    build::all(Profile::Standard, measure, &Tests::default())
 }

@@ -71,7 +71,7 @@ impl Machine {
     }
 
     fn command(&self) -> Command {
-        let board = if self.acpi { "microvm,acpi=on" } else { "microvm,acpi=off" };
+        let board = if self.acpi { "microvm,acpi=on,rtc=on" } else { "microvm,acpi=off" };
         let mut qemu = command(&workspace(), "qemu-system-x86_64", &["-M", board, "-accel", "tcg", "-nodefaults"]);
         qemu.args(["-cpu", self.processor, "-smp", &self.cpus.to_string(), "-m", &self.memory_mib.to_string()]);
         qemu.args(["-display", "none", "-no-reboot", "-device", "isa-debug-exit,iobase=0xf4,iosize=1"]);
@@ -91,6 +91,16 @@ impl Machine {
         let mut qemu = self.command();
         let status = qemu.args(["-serial", "mon:stdio"]).stdin(Stdio::inherit()).status();
         Ok(status.context("cannot start qemu-system-x86_64")?.code().unwrap_or(-1))
+    }
+
+    /// Runs with the serial console on pipes.
+    ///
+    /// # Errors
+    /// When QEMU cannot be started.
+    pub(crate) fn piped(&self) -> Result<Child> {
+        let mut qemu = self.command();
+        qemu.args(["-serial", "stdio", "-monitor", "none"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        qemu.spawn().context("cannot start qemu-system-x86_64")
     }
 
     /// Runs to the end, to a line that begins with `until`, or for `limit` at most.
