@@ -223,6 +223,9 @@ pub(crate) struct Up {
     /// Registry that is spoken to without TLS; may be repeated
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) insecure_registry: Vec<String>,
+    /// Write messages as lines of JSON; HOLM_LOG says which, such as `debug` [default: info]
+    #[arg(long)]
+    pub(crate) log_json: bool,
     /// Group whose members may talk to Holm too [default: the group Holm runs as]
     #[arg(long, value_name = "GROUP")]
     pub(crate) socket_group: Option<String>,

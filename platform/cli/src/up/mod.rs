@@ -87,6 +87,8 @@ pub(crate) struct UpOptions {
     pub(crate) registry_auth: Option<PathBuf>,
     /// Registries that are spoken to without TLS, as `host:port`.
     pub(crate) insecure_registries: Vec<String>,
+    /// Whether messages are lines of JSON.
+    pub(crate) log_json: bool,
     /// The group whose members may talk to Holm too.
     pub(crate) socket_group: Option<String>,
     /// The interface from afar.
@@ -110,7 +112,8 @@ pub(crate) fn run(options: UpOptions) -> Result<(), Problem> {
         return started.map_err(not_started);
     }
     let filter = tracing_subscriber::EnvFilter::try_from_env("HOLM_LOG").unwrap_or_else(|_| "info".into());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+    let messages = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
+    if options.log_json { messages.json().init() } else { messages.init() }
     runtime().and_then(|runtime| runtime.block_on(run_to_the_end(&options))).map_err(not_started)
 }
 

@@ -30,6 +30,7 @@ pub(crate) fn up(up: Up, state: PathBuf) -> Result<(), Failure> {
         registry_auth: up.registry_auth,
         proxies: up.proxy_from,
         insecure_registries: up.insecure_registry,
+        log_json: up.log_json,
         socket_group: up.socket_group,
         remote: up.remote.map(|listen| RemoteOptions { listen, certificate: up.remote_cert.zip(up.remote_key) }),
         metrics: up.metrics,
