@@ -8,6 +8,8 @@ use core::net::{Ipv4Addr, Ipv6Addr};
 use base64::Engine as _;
 use serde::{Deserialize, Serialize};
 
+use crate::secrets::GuestSecrets;
+
 /// Everything a guest needs to run its app. Sent once; the same again is acknowledged, a different one refused.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Config {
@@ -47,6 +49,9 @@ pub struct Config {
     /// Files written into the root before the app starts.
     #[serde(default)]
     pub files: Vec<GuestFile>,
+    /// The app's secrets; absent: it has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secrets: Option<GuestSecrets>,
     /// Milliseconds an exited guest waits to be told to stop before it powers off by itself.
     #[serde(default = "default_linger_ms")]
     pub linger_ms: u64,
@@ -189,11 +194,11 @@ impl core::fmt::Debug for GuestFile {
     }
 }
 
-fn to_base64<S: serde::Serializer>(bytes: &[u8], out: S) -> Result<S::Ok, S::Error> {
+pub(crate) fn to_base64<S: serde::Serializer>(bytes: &[u8], out: S) -> Result<S::Ok, S::Error> {
     out.serialize_str(&base64::engine::general_purpose::STANDARD.encode(bytes))
 }
 
-fn from_base64<'de, D: serde::Deserializer<'de>>(input: D) -> Result<Vec<u8>, D::Error> {
+pub(crate) fn from_base64<'de, D: serde::Deserializer<'de>>(input: D) -> Result<Vec<u8>, D::Error> {
     let text = String::deserialize(input)?;
     base64::engine::general_purpose::STANDARD.decode(text).map_err(serde::de::Error::custom)
 }
@@ -268,6 +273,9 @@ impl Config {
         }
         if let Some(health) = &self.health {
             health.check()?;
+        }
+        if let Some(secrets) = &self.secrets {
+            secrets.check()?;
         }
         for file in &self.files {
             let inside = file.path.starts_with('/') && !file.path.ends_with('/') && !file.path.contains('\0');

@@ -32,6 +32,7 @@ mod config;
 mod frame;
 mod log;
 mod message;
+pub mod secrets;
 mod signal;
 mod state;
 

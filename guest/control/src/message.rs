@@ -33,6 +33,8 @@ impl Features {
     pub const NAMES: &'static str = "names";
     /// Writes the configuration's files.
     pub const FILES: &'static str = "files";
+    /// Delivers the configuration's secrets.
+    pub const SECRETS: &'static str = "secrets";
 }
 
 /// From the host to the guest.

@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use holm_guest_control::secrets::{GuestSecret, GuestSecrets};
 use holm_guest_control::*;
 
 fn config() -> Config {
@@ -39,6 +40,13 @@ fn config() -> Config {
             unhealthy_after: 3,
         }),
         files: vec![GuestFile { path: "/run/secrets/a".into(), mode: 0o400, uid: 1, gid: 2, bytes: b"s3cret".into() }],
+        secrets: Some(GuestSecrets {
+            version: 3,
+            secrets: BTreeMap::from([(
+                "PASSWORD".into(),
+                GuestSecret { value: b"hunter2".to_vec(), mode: 0o400, owner: Some("web".into()), env: true },
+            )]),
+        }),
         linger_ms: 600_000,
     }
 }
@@ -146,7 +154,7 @@ fn wrong_configurations_are_refused() {
         config.check()
     };
     assert_eq!(wrong(|_| {}), Ok(()));
-    let all: [fn(&mut Config); 13] = [
+    let all: [fn(&mut Config); 14] = [
         |c| c.command.clear(),
         |c| c.command[0].clear(),
         |c| c.command.push("a\0b".into()),
@@ -159,6 +167,7 @@ fn wrong_configurations_are_refused() {
         |c| c.network.as_mut().unwrap().v6.as_mut().unwrap().prefix = 129,
         |c| c.network.as_mut().unwrap().dns.push("::1\nsearch evil".into()),
         |c| c.files[0].path = "/a/../b".into(),
+        |c| c.secrets.as_mut().unwrap().secrets.values_mut().for_each(|s| s.mode = 0o4755),
         |c| c.health.as_mut().unwrap().probe = Probe::Http { port: 1, path: "/ \r\nX: y".into() },
     ];
     for (index, change) in all.into_iter().enumerate() {
@@ -167,6 +176,7 @@ fn wrong_configurations_are_refused() {
 }
 
 #[test]
-fn a_files_content_is_not_shown_by_debug() {
-    assert!(!format!("{:?}", config()).contains("s3cret"));
+fn contents_of_files_and_secrets_are_not_shown_by_debug() {
+    let shown = format!("{:?}", config());
+    assert!(!shown.contains("s3cret") && !shown.contains("hunter2"), "{shown}");
 }

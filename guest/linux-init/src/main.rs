@@ -21,6 +21,7 @@ mod presence;
 mod process;
 mod requests;
 mod root;
+mod secrets;
 mod supervisor;
 mod users;
 

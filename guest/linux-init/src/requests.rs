@@ -5,6 +5,7 @@ use std::fs;
 use std::os::fd::OwnedFd;
 use std::sync::PoisonError;
 
+use holm_guest_control::secrets::GuestSecret;
 use holm_guest_control::{
     Config, ErrorBody, ErrorCode, ExecRequest, ExitReport, ExitStatus, Features, GuestMessage, HelloAck, HostMessage,
     LogStream, Metrics, Outcome, PROTOCOL, PROTOCOL_OLDEST, ReplyValue, What,
@@ -18,6 +19,7 @@ use crate::health::Checks;
 use crate::output::OutputPipe;
 use crate::process::{Launch, Role};
 use crate::root::Root;
+use crate::secrets::{self, Owned};
 use crate::supervisor::{Configured, Subscription, Supervisor, working_dir};
 use crate::users::{self, Identity};
 use crate::{cgroup, clock, names, netlink, process};
@@ -150,6 +152,7 @@ impl Supervisor {
             Features::METRICS,
             Features::SET_TIME,
             Features::FILES,
+            Features::SECRETS,
             Features::NAMES,
         ];
         let mut status = self.status.clone();
@@ -344,9 +347,23 @@ fn make_root(config: &Config) -> Result<(Root, process::Place, Identity), ErrorB
     let root = Root::assemble(&config.root).map_err(failed)?;
     let identity = identity(&root, &config.user)?;
     root.write_files(config).map_err(failed)?;
+    if let Some(all) = &config.secrets {
+        let owned = |(name, secret)| own(&root, &identity, name, secret);
+        let files: Vec<Owned<'_>> = all.secrets.iter().map(owned).collect::<Result<_, ErrorBody>>()?;
+        secrets::deliver(&root, all, &files, &identity).map_err(failed)?;
+    }
     root.make_folders(working_dir(config), identity.uid, identity.gid).map_err(failed)?;
     let place = root.enter_place().map_err(failed)?;
     Ok((root, place, identity))
+}
+
+/// The secret's file with its owner: the app's user, or another one of the image.
+fn own<'s>(root: &Root, app: &Identity, name: &'s String, secret: &'s GuestSecret) -> Result<Owned<'s>, ErrorBody> {
+    let owner = match &secret.owner {
+        Some(user) => identity(root, user)?,
+        None => app.clone(),
+    };
+    Ok(Owned { name, value: &secret.value, mode: secret.mode, owner })
 }
 
 fn identity(root: &Root, user: &str) -> Result<Identity, ErrorBody> {
@@ -357,6 +374,9 @@ fn identity(root: &Root, user: &str) -> Result<Identity, ErrorBody> {
 /// The app's environment, with its host name.
 pub(crate) fn environment(config: &Config) -> std::collections::BTreeMap<String, String> {
     let mut env = config.env.clone();
+    for (name, value) in config.secrets.iter().flat_map(|secrets| secrets.variables()) {
+        env.insert(name.to_owned(), value.to_owned());
+    }
     env.entry("HOSTNAME".to_owned()).or_insert_with(|| config.hostname.clone());
     env
 }

@@ -37,12 +37,12 @@ pub(crate) enum RootError {
     NotAFolder(&'static str),
 }
 
-fn at(step: impl Into<String>) -> impl FnOnce(Errno) -> RootError {
+pub(crate) fn at(step: impl Into<String>) -> impl FnOnce(Errno) -> RootError {
     let step = step.into();
     move |source| RootError::Step { step, source: source.into() }
 }
 
-fn at_io(step: impl Into<String>) -> impl FnOnce(std::io::Error) -> RootError {
+pub(crate) fn at_io(step: impl Into<String>) -> impl FnOnce(std::io::Error) -> RootError {
     let step = step.into();
     move |source| RootError::Step { step, source }
 }
@@ -122,7 +122,7 @@ impl Root {
         Ok(Place { mounts: made?.into(), app, beside })
     }
 
-    fn open(&self, path: &str, flags: OFlags) -> rustix::io::Result<OwnedFd> {
+    pub(crate) fn open(&self, path: &str, flags: OFlags) -> rustix::io::Result<OwnedFd> {
         let path = if path.is_empty() { "/" } else { path };
         rustix::fs::openat2(&self.dir, path, flags | OFlags::CLOEXEC, Mode::empty(), ResolveFlags::IN_ROOT)
     }

@@ -38,16 +38,16 @@ fn many_sources(world: &World) -> Outcome {
     outbox.send(b"x", soon())?;
     timer.once(shortly())?;
     unit.start()?;
-    let (mut seen, mut last) = ([EventMask::NONE; 4], 0);
+    let (mut seen, mut last) = ([EventMask::NONE; 4], [0; 4]);
     while !(seen[1].contains(EventMask::READABLE)
         && seen[2].contains(EventMask::EXPIRED)
         && seen[3].contains(EventMask::STARTED | EventMask::EXIT))
     {
         for record in events.wait(soon())? {
-            check!(record.version == 1 && record.timestamp >= last, "records are out of order");
-            last = record.timestamp;
-            let slot = seen.get_mut(record.token as usize).ok_or(Error::Invalid)?;
-            *slot = *slot | record.mask;
+            let slot = record.token as usize;
+            let (seen, last) = seen.get_mut(slot).zip(last.get_mut(slot)).ok_or(Error::Invalid)?;
+            check!(record.version == 1 && record.timestamp >= *last, "records of a source are out of order");
+            (*seen, *last) = (*seen | record.mask, record.timestamp);
         }
     }
     Ok(())

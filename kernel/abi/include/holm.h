@@ -675,7 +675,7 @@ struct holm_event_record {
     uint64_t source_id; /* The id of the object. */
     uint64_t token; /* The token of the subscription. */
     uint64_t mask; /* What happened. */
-    uint64_t timestamp; /* When it happened, monotonic. */
+    uint64_t timestamp; /* When it happened last, monotonic. A record that waits to be told takes in what happens later at its source, so records of different sources need not come in this order. */
     uint64_t data0; /* See EventMask. */
     uint64_t data1; /* See EventMask. */
     uint64_t sequence; /* Events of this subscription so far. */

@@ -92,7 +92,8 @@ abi_struct! {
         token: u64,
         /// What happened.
         mask: EventMask,
-        /// When it happened, monotonic.
+        /// When it happened last, monotonic. A record that waits to be told takes in what happens later at its source, so
+        /// records of different sources need not come in this order.
         timestamp: u64,
         /// See [`EventMask`].
         data0: u64,

@@ -45,7 +45,8 @@ struct morpheus_ledger {
 	__u64 latency_sum_ns;
 	/* Hints given, by reason; element 0 is unused. */
 	__u32 hints[MORPHEUS_REASONS];
-	/* Hints the worker took, those still pending when the kernel took the CPU away, those overtaken by a block. */
+	/* Hints the worker took, those still pending when the kernel took the CPU away, those overtaken by a block or by a
+	 * weightier one. */
 	__u32 taken;
 	__u32 ignored;
 	__u32 moot;
@@ -68,10 +69,12 @@ struct morpheus_ledger {
 	__u32 tick_switches;
 	/* When it was last told of the system's pressure. */
 	__u64 pressure_ns;
+	/* Observe mode: how long it had waited for a CPU by the latest tick, since the thread began. */
+	__u64 tick_delay_ns;
 };
 
 _Static_assert(sizeof(struct morpheus_worker) == 16, "src/bpf/layout.rs: WorkerKey");
-_Static_assert(sizeof(struct morpheus_ledger) == 264, "src/bpf/layout.rs: Ledger");
+_Static_assert(sizeof(struct morpheus_ledger) == 272, "src/bpf/layout.rs: Ledger");
 
 /* Sizes, not types: clang gives only forward declarations of types that nothing but an inner map names.
  * An element of page 0, of page 1: the header is element 0, a worker's line element slot + 1. */
@@ -186,12 +189,12 @@ static __always_inline bool morpheus_pending(const struct morpheus_view *view)
 	return READ_ONCE(view->runtime->ack_seq) != view->kernel->hint_seq;
 }
 
-/* Gives a hint, unless the worker is in the wrong state or still has one. True when it was given. */
-static __always_inline bool morpheus_hint(struct morpheus_view *view, __u32 reason, __u64 now, __u64 deadline)
+/* Gives a hint. True when it was given: not to a worker in the wrong state. */
+static __always_inline bool morpheus_publish(struct morpheus_view *view, __u32 reason, __u64 now, __u64 deadline)
 {
 	struct morpheus_kernel_line *kernel = view->kernel;
 
-	if (reason >= MORPHEUS_REASONS || !morpheus_running(view) || morpheus_pending(view))
+	if (reason >= MORPHEUS_REASONS || !morpheus_running(view))
 		return false;
 	WRITE_ONCE(kernel->reason, reason);
 	WRITE_ONCE(kernel->hint_time_ns, now);
@@ -200,6 +203,21 @@ static __always_inline bool morpheus_hint(struct morpheus_view *view, __u32 reas
 	__sync_lock_test_and_set(&kernel->hint_seq, kernel->hint_seq + 1);
 	__sync_fetch_and_add(&view->ledger->hints[reason], 1);
 	return true;
+}
+
+/* The same, unless the worker still has one. */
+static __always_inline bool morpheus_hint(struct morpheus_view *view, __u32 reason, __u64 now, __u64 deadline)
+{
+	return !morpheus_pending(view) && morpheus_publish(view, reason, now, deadline);
+}
+
+/* The pending hint is about to be replaced by a weightier one: as if it had been overtaken by a sleep. */
+static __always_inline void morpheus_overtake(struct morpheus_view *view)
+{
+	__u32 seq = view->kernel->hint_seq, judged = view->ledger->judged_seq;
+
+	if (judged != seq && __sync_val_compare_and_swap(&view->ledger->judged_seq, judged, seq) == judged)
+		view->ledger->moot++;
 }
 
 static __always_inline __u32 morpheus_bucket(__u64 ns)

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /*
  * Observe mode: tracing programs only, no change to scheduling. A worker is hinted when somebody waits for the CPU it
- * runs on (a wake-up there, or a look at the run queue after each millisecond of its own CPU time) and when its control
- * group's quota is nearly spent.
+ * runs on (a wake-up there, or a look at the run queue after each millisecond of its own CPU time), when its control
+ * group's quota is nearly spent, and when its own tasks have waited because it had to wait for the CPU.
  *
  * Nothing of ours runs when threads are switched: what a worker did is in the kernel's own accounts of the thread, and is
  * copied to its line at its wake-ups and ticks. Threads that are no workers pay for a few loads per wake-up.
@@ -16,6 +16,12 @@ char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
 /* QUOTA is given when less than this many ns of it are left for the whole group. */
 const volatile __u64 quota_low_ns = 10000000;
+
+/*
+ * LOCAL is given to a worker that waited for its CPU for as long as this between two ticks: what is in its own queue
+ * waited with it, and its tasks shall change places before the one that has the thread goes on. In ns.
+ */
+const volatile __u64 local_wait_ns = 500000;
 
 extern struct task_struct *bpf_task_from_pid(s32 pid) __ksym;
 extern void bpf_task_release(struct task_struct *task) __ksym;
@@ -65,13 +71,19 @@ static __always_inline void account(struct morpheus_view *view, struct task_stru
 static __always_inline bool hint(struct morpheus_view *view, struct task_struct *task, __u32 reason, __u64 now,
 				 __u64 deadline)
 {
-	if (!morpheus_running(view) || morpheus_pending(view))
+	if (!morpheus_running(view))
 		return false;
+	if (morpheus_pending(view)) {
+		/* Somebody else who waits comes before the worker's own tasks: the hint that is pending becomes his. */
+		if (reason != MORPHEUS_REASON_WAITER || view->kernel->reason != MORPHEUS_REASON_LOCAL)
+			return false;
+		morpheus_overtake(view);
+	}
 	/* The one before, before this one takes its place. */
 	judge(view, task, now);
 	view->ledger->hint_voluntary = task->nvcsw;
 	view->ledger->hint_involuntary = task->nivcsw;
-	return morpheus_hint(view, reason, now, deadline);
+	return morpheus_publish(view, reason, now, deadline);
 }
 
 /* The task's run queue; NULL where the kernel has no groups of threads (CONFIG_FAIR_GROUP_SCHED). */
@@ -237,7 +249,7 @@ SEC("perf_event")
 int observe_tick(struct bpf_perf_event_data *context)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
-	__u64 place = place_of(task), now, ran, slice, left = 0;
+	__u64 place = place_of(task), now, ran, slice, delay, waited_ns, left = 0;
 	struct bpf_perf_event_value clock = {};
 	struct morpheus_ledger *ledger;
 	struct quota quota = {};
@@ -281,6 +293,9 @@ int observe_tick(struct bpf_perf_event_data *context)
 	waited = ledger->tick_waiter;
 	waits = somebody_waits(task);
 	ledger->tick_waiter = waits;
+	delay = run_delay(task);
+	waited_ns = ledger->tick_delay_ns ? delay - ledger->tick_delay_ns : 0;
+	ledger->tick_delay_ns = delay;
 	if (morpheus_pressure_is_due(ledger, now)) {
 		/* Whoever waits is asked for again at the next tick. */
 		if (hint(&view, task, MORPHEUS_REASON_PRESSURE, now, MORPHEUS_NO_DEADLINE))
@@ -289,6 +304,8 @@ int observe_tick(struct bpf_perf_event_data *context)
 		hint(&view, task, MORPHEUS_REASON_WAITER, now, MORPHEUS_NO_DEADLINE);
 	else if (limited && quota.left_ns < quota_low_ns)
 		hint(&view, task, MORPHEUS_REASON_QUOTA, now, quota.refill_ns);
+	else if (waited_ns >= local_wait_ns)
+		hint(&view, task, MORPHEUS_REASON_LOCAL, now, MORPHEUS_NO_DEADLINE);
 	return 0;
 }
 

@@ -91,17 +91,18 @@ pub fn yield_thread() -> bool {
 }
 
 /// Like [`yield_thread`] for a hint, counted under its reason, at a pace that costs the worker no more than its fair share:
-/// after a yield that took some time, the next is not done before the worker has run for as long (at most 5 ms). Then it
-/// answers false, as in a critical section. A [`polite`](crate::WorkerConfig::polite) worker yields each time.
+/// after a yield that took some time, the next is not done before the worker has run for as long as it was kept from its CPU
+/// since (at most 20 ms). Then it answers false, as in a critical section. A [`polite`](crate::WorkerConfig::polite) worker yields each time.
 pub fn yield_for(hint: &Hint) -> bool {
     let now_ns = clock::now_ns();
     let pace = PACE.get();
-    if in_critical() || !pace.allows(now_ns) {
+    let waited_ns = LINES.get().kernel.runqueue_wait_ns.load(Ordering::Relaxed);
+    if in_critical() || !pace.allows(now_ns, waited_ns) {
         LINES.get().count(YieldCause::Withheld, now_ns);
         return false;
     }
     yield_because(hint.reason.into(), now_ns);
-    PACE.set(pace.after(now_ns, clock::now_ns()));
+    PACE.set(pace.after(now_ns, clock::now_ns(), waited_ns));
     true
 }
 
@@ -157,7 +158,7 @@ mod tests {
         for polite in [false, true] {
             begin_pace(polite);
             assert!(yield_for(&hint), "nothing to rest from");
-            PACE.set(Pace::new(polite).after(ahead, ahead + 1_000_000));
+            PACE.set(Pace::new(polite).after(ahead, ahead + 1_000_000, 0));
             assert_eq!(yield_for(&hint), polite);
             assert!(yield_thread(), "what the program wants is no matter of pace");
         }

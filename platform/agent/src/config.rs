@@ -7,6 +7,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use holm_image::ImageStore;
 use holm_model::id::InstanceName;
+use holm_secrets::Vault;
 use holm_vmm::{AccelKind, Acceleration, GuestStore, RunAs};
 
 use crate::host::NetworkMode;
@@ -22,6 +23,8 @@ pub struct AgentConfig {
     pub images: ImageStore,
     /// What guests boot from: the default bundle at the time.
     pub guests: GuestStore,
+    /// Where the apps' secrets lie.
+    pub secrets: Arc<Vault>,
     /// How microVMs run, from the probe.
     pub acceleration: Acceleration,
     /// How instances reach the network.

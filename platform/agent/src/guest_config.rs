@@ -1,13 +1,16 @@
 //! What a guest is told to run: the image's wishes, the release's, and Holm's, put together.
 
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
+use holm_guest_control::secrets::{FOLDER, GuestSecret, GuestSecrets};
 use holm_guest_control::{
     Config, HealthCheck as GuestHealth, Ipv4Address, Ipv6Address, Network, Probe, RootOptions, parse_signal,
 };
-use holm_manifest::{HealthCheck, HealthProbe};
+use holm_manifest::{HealthCheck, HealthProbe, SecretName, SecretUse};
 use holm_model::id::InstanceName;
-use holm_model::target::InstanceSpec;
+use holm_model::target::{InstanceSpec, SecretsTarget};
+use holm_secrets::Secrets;
 
 use crate::world::{Attachment, Failure, Image};
 
@@ -19,7 +22,12 @@ const LINGER_MS: u64 = 600_000;
 const MAX_HOST_NAME: usize = 63;
 
 /// Puts the configuration together. A command given by the release replaces the image's `Cmd`, never its `Entrypoint`.
-pub(crate) fn guest_config(spec: &InstanceSpec, image: &Image, network: &Attachment) -> Result<Config, Failure> {
+pub(crate) fn guest_config(
+    spec: &InstanceSpec,
+    image: &Image,
+    network: &Attachment,
+    secrets: Option<GuestSecrets>,
+) -> Result<Config, Failure> {
     let mut command = image.entrypoint.clone();
     command.extend(spec.command.as_ref().unwrap_or(&image.cmd).iter().cloned());
     let name = &spec.instance;
@@ -32,6 +40,9 @@ pub(crate) fn guest_config(spec: &InstanceSpec, image: &Image, network: &Attachm
         ("HOLM_PROCESS".to_owned(), name.process.to_string()),
         ("HOLM_RELEASE".to_owned(), spec.release.to_string()),
     ]);
+    if secrets.is_some() {
+        env.insert("HOLM_SECRETS".to_owned(), FOLDER.to_owned());
+    }
     let signal = spec.stop.signal.as_ref().or(image.stop_signal.as_ref());
     let stop_signal = match signal {
         None => 15,
@@ -52,10 +63,32 @@ pub(crate) fn guest_config(spec: &InstanceSpec, image: &Image, network: &Attachm
         root: RootOptions { writable_max: Some(spec.memory.bytes() / 2) },
         health: spec.health.as_ref().map(guest_health),
         files: Vec::new(),
+        secrets,
         linger_ms: LINGER_MS,
     };
     config.check().map_err(|error| Failure::of(&error))?;
     Ok(config)
+}
+
+/// The values of `target` as the guest gets them, or why they cannot be delivered.
+pub(crate) fn guest_secrets(target: &SecretsTarget, values: &Secrets) -> Result<GuestSecrets, Failure> {
+    let missing = |(name, how): &(&SecretName, &SecretUse)| how.required && !values.0.contains_key(*name);
+    if let Some((name, _)) = target.uses.iter().find(missing) {
+        return Err(Failure(format!("the secret `{name}` is not set; `holm secrets set {name}` sets it")));
+    }
+    let plain = SecretUse::default();
+    let mut secrets = BTreeMap::new();
+    for (name, value) in &values.0 {
+        let how = target.uses.get(name).unwrap_or(&plain);
+        let text = std::str::from_utf8(value.expose()).is_ok_and(|text| !text.contains('\0'));
+        if how.env && !text {
+            return Err(Failure(format!("the secret `{name}` is no text and cannot be an environment variable")));
+        }
+        let secret =
+            GuestSecret { value: value.expose().to_vec(), mode: how.mode, owner: how.owner.clone(), env: how.env };
+        secrets.insert(name.to_string(), secret);
+    }
+    Ok(GuestSecrets { version: target.version, secrets })
 }
 
 /// The instance's name as a host name; the process type and number alone when it would be too long.
@@ -108,10 +141,9 @@ fn guest_network(attachment: &Attachment) -> Network {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use holm_manifest::{Memory, StopPolicy};
     use holm_model::id::{Digest, ReleaseNumber};
+    use holm_secrets::SecretValue;
 
     use super::*;
 
@@ -127,6 +159,7 @@ mod tests {
             memory: Memory::from_mib(64),
             health: None,
             stop: StopPolicy::default(),
+            secrets: None,
         }
     }
 
@@ -141,7 +174,7 @@ mod tests {
     }
 
     fn made(spec: &InstanceSpec, image: &Image) -> Result<Config, Failure> {
-        guest_config(spec, image, &Attachment::User { forwards: BTreeMap::new() })
+        guest_config(spec, image, &Attachment::User { forwards: BTreeMap::new() }, None)
     }
 
     #[test]
@@ -167,6 +200,29 @@ mod tests {
         let config = made(&with_command, &image()).unwrap();
         assert_eq!((config.command, config.stop_signal), (vec!["/entry".to_owned(), "own".to_owned()], 2));
         assert_eq!(made(&spec(), &Image { stop_signal: None, ..image() }).unwrap().stop_signal, 15);
+    }
+
+    #[test]
+    fn secrets_are_delivered_as_the_manifest_says_and_a_missing_one_is_named() {
+        let value = |text: &[u8]| SecretValue::new(text);
+        let name = |name: &str| name.parse::<SecretName>().unwrap();
+        let how = SecretUse { required: true, env: true, mode: 0o440, owner: Some("web".to_owned()) };
+        let set = "00000000-0000-7000-8000-000000000001".parse().unwrap();
+        let target = SecretsTarget { version: 4, set, uses: [(name("A"), how)].into() };
+        let values = Secrets([(name("A"), value(b"1")), (name("B"), value(&[0xff]))].into());
+        let made = guest_secrets(&target, &values).unwrap();
+        let wanted = |value: &[u8], mode, owner: Option<&str>, env| GuestSecret {
+            value: value.to_vec(),
+            mode,
+            owner: owner.map(str::to_owned),
+            env,
+        };
+        assert_eq!(made.version, 4);
+        assert_eq!(made.secrets["A"], wanted(b"1", 0o440, Some("web"), true));
+        assert_eq!(made.secrets["B"], wanted(&[0xff], 0o400, None, false));
+        assert!(guest_secrets(&target, &Secrets::default()).unwrap_err().0.contains("`A` is not set"));
+        let binary = Secrets([(name("A"), value(&[0xff]))].into());
+        assert!(guest_secrets(&target, &binary).unwrap_err().0.contains("no text"));
     }
 
     #[test]

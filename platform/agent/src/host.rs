@@ -13,8 +13,9 @@ use futures_util::future::BoxFuture;
 use holm_guest_control::host::ConnectOptions;
 use holm_image::{ImageRef, ImageStore, Phase};
 use holm_model::footprint::machine_mib;
-use holm_model::id::InstanceName;
+use holm_model::id::{AppKey, InstanceName, SecretSetId};
 use holm_model::target::InstanceSpec;
+use holm_secrets::{Secrets, Vault};
 use holm_vmm::{CpuShares, DiskSpec, GuestStore, RunAs, VmName, VmRecord, VmSpec, Vmm};
 use jiff::Timestamp;
 
@@ -26,6 +27,7 @@ pub(crate) struct Host {
     pub(crate) tag: String,
     pub(crate) images: ImageStore,
     pub(crate) guests: GuestStore,
+    pub(crate) secrets: Arc<Vault>,
     /// What every guest kernel is told.
     pub(crate) cmdline: String,
     pub(crate) vmm: Arc<dyn Vmm>,
@@ -117,6 +119,15 @@ impl Host {
 }
 
 impl World for Host {
+    fn open_secrets<'a>(&'a self, app: &'a AppKey, set: &'a SecretSetId) -> BoxFuture<'a, Result<Secrets, Failure>> {
+        let (vault, app, set) = (Arc::clone(&self.secrets), app.clone(), set.clone());
+        async move {
+            let opened = tokio::task::spawn_blocking(move || vault.unseal(&app, &set)).await;
+            opened.map_err(|error| Failure::of(&error))?.map_err(|error| Failure::of(&error))
+        }
+        .boxed()
+    }
+
     fn now(&self) -> Timestamp {
         Timestamp::now()
     }

@@ -14,8 +14,9 @@ use futures_util::future::BoxFuture;
 use holm_guest_control::{
     BootMark, Config, ExecRequest, ExitReport, ExitStatus, Health, MemoryFigures, Metrics, Status,
 };
-use holm_model::id::InstanceName;
+use holm_model::id::{AppKey, InstanceName, SecretSetId};
 use holm_model::target::InstanceSpec;
+use holm_secrets::Secrets;
 use jiff::Timestamp;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
@@ -263,6 +264,14 @@ impl SimGuest {
 }
 
 impl World for Sim {
+    fn open_secrets<'a>(&'a self, _app: &'a AppKey, _set: &'a SecretSetId) -> BoxFuture<'a, Result<Secrets, Failure>> {
+        async move {
+            self.step().await;
+            Ok(Secrets::default())
+        }
+        .boxed()
+    }
+
     fn now(&self) -> Timestamp {
         Timestamp::UNIX_EPOCH + jiff::SignedDuration::try_from(self.born.elapsed()).unwrap()
     }
@@ -408,6 +417,10 @@ impl Guest for SimGuest {
 
     fn boot_marks(&self) -> Vec<BootMark> {
         Vec::new()
+    }
+
+    fn can(&self, _feature: &str) -> bool {
+        true
     }
 
     fn closed(&self) -> BoxFuture<'_, ()> {

@@ -83,6 +83,7 @@ fn spec(number: u64) -> InstanceSpec {
         memory: Memory::from_mib(64),
         health: None,
         stop: StopPolicy::default(),
+        secrets: None,
     }
 }
 

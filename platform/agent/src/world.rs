@@ -12,8 +12,9 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use holm_guest_control::{BootMark, Config, ExecRequest, Metrics, Status};
-use holm_model::id::InstanceName;
+use holm_model::id::{AppKey, InstanceName, SecretSetId};
 use holm_model::target::InstanceSpec;
+use holm_secrets::Secrets;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -152,6 +153,9 @@ pub(crate) trait World: Send + Sync + fmt::Debug {
     /// Removes microVMs and networks that carry this host's tag and belong to none of `known`; says what they were.
     fn sweep<'a>(&'a self, known: &'a BTreeSet<InstanceName>) -> BoxFuture<'a, Result<Vec<String>, Failure>>;
 
+    /// Opens a sealed set of secrets.
+    fn open_secrets<'a>(&'a self, app: &'a AppKey, set: &'a SecretSetId) -> BoxFuture<'a, Result<Secrets, Failure>>;
+
     /// Removes what all instances of this host share, when none runs: firewall, forwarding and such. What an instance
     /// that starts later needs of it is made again.
     fn leave(&self) -> BoxFuture<'_, Result<(), Failure>>;
@@ -196,6 +200,9 @@ pub(crate) trait Guest: Send + Sync + fmt::Debug {
 
     /// When the guest was where as it booted, by its own clock.
     fn boot_marks(&self) -> Vec<BootMark>;
+
+    /// Whether it has an ability ([`holm_guest_control::Features`]).
+    fn can(&self, feature: &str) -> bool;
 
     /// Waits until the connection has ended.
     fn closed(&self) -> BoxFuture<'_, ()>;

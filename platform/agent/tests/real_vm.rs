@@ -103,6 +103,7 @@ impl Bench {
             memory: Memory::from_mib(32),
             health: None,
             stop: StopPolicy { signal: None, grace_ms: 5_000, drain_ms: 0 },
+            secrets: None,
         }
     }
 
@@ -140,6 +141,7 @@ async fn start(dir: &Path, tag: &str, targets: watch::Receiver<Arc<HostTarget>>)
         host_tag: tag.to_owned(),
         images,
         guests,
+        secrets: Arc::new(holm_secrets::Vault::open(&dir.join("secrets")).unwrap()),
         acceleration: Acceleration::tcg("a test"),
         network: network(tag),
         dns: Vec::new(),

@@ -4,13 +4,17 @@ use std::future::Future;
 use std::sync::Arc;
 
 use futures_util::stream::BoxStream;
+use holm_model::access::TokenId;
 use holm_model::event::Recorded;
 use holm_model::id::{AppKey, DeploymentNumber, Digest, InstanceName, Seq};
 use holm_model::state::State;
 use tokio::sync::watch;
+use uuid::Uuid;
 
+use crate::access::{NewToken, TokenWish};
 use crate::exec::{ExecRequest, ExecSession};
 use crate::problem::Problem;
+use crate::secrets::{SecretDifferences, SecretsChange, SecretsComparison};
 use crate::wire::{
     Accepted, EventQuery, Finding, GuestImport, GuestSummary, ImageDetail, ImageProgress, ImageSummary, LiveInstance,
     LogLine, LogQuery, PruneReport, Shutdown, Submission,
@@ -18,6 +22,22 @@ use crate::wire::{
 
 /// A stream of log lines. It ends by itself unless the query follows.
 pub type LogStream = BoxStream<'static, Result<LogLine, Problem>>;
+
+/// The [`Audit::actor`] from afar who showed no token that is worth something.
+pub const STRANGER: &str = "remote";
+
+/// Something that was asked for, for the audit log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Audit {
+    /// Who asked.
+    pub actor: String,
+    /// What for.
+    pub verb: String,
+    /// About what.
+    pub about: Option<String>,
+    /// Why it was refused; `None`: it was done.
+    pub refused: Option<String>,
+}
 
 /// The running Holm, as the server sees it. Implementations write the methods as `async fn`.
 pub trait Backend: Send + Sync + 'static {
@@ -29,6 +49,32 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Records a command, or refuses it. `Submission::command` has passed `Command::check`.
     fn submit(&self, submission: Submission) -> impl Future<Output = Result<Accepted, Problem>> + Send;
+
+    /// Makes an access token. The wish has passed [`TokenWish::check`].
+    fn create_token(&self, actor: String, wish: TokenWish) -> impl Future<Output = Result<NewToken, Problem>> + Send;
+
+    /// Makes a token worthless at once.
+    fn revoke_token(&self, actor: String, id: TokenId) -> impl Future<Output = Result<(), Problem>> + Send;
+
+    /// Takes down in the event log what leaves no event by itself.
+    fn audit(&self, audit: Audit) -> impl Future<Output = ()> + Send;
+
+    /// Figures in the text form of Prometheus.
+    fn metrics(&self) -> impl Future<Output = String> + Send;
+
+    /// Changes the secrets of an app. The change has passed [`SecretsChange::check`]; the same key again changes nothing.
+    fn change_secrets(
+        &self,
+        key: Uuid,
+        actor: String,
+        change: SecretsChange,
+    ) -> impl Future<Output = Result<Accepted, Problem>> + Send;
+
+    /// Compares values with those of the newest version. Tells names, never values.
+    fn compare_secrets(
+        &self,
+        comparison: SecretsComparison,
+    ) -> impl Future<Output = Result<SecretDifferences, Problem>> + Send;
 
     /// At most `limit` events that fit, oldest first. With `newest`, the newest of all that fit, still oldest first.
     fn events(&self, query: EventQuery, limit: u32) -> impl Future<Output = Result<Vec<Recorded>, Problem>> + Send;

@@ -3,14 +3,16 @@
 use std::io;
 use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
+use holm_model::access::TokenId;
 use holm_model::event::Recorded;
 use holm_model::id::{AppKey, DeploymentNumber, Digest, InstanceName};
 use holm_model::state::State;
-use http::header::{CONNECTION, CONTENT_TYPE, HOST, UPGRADE};
+use http::header::{AUTHORIZATION, CONNECTION, CONTENT_TYPE, HOST, UPGRADE};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
@@ -18,13 +20,17 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 use tokio_util::codec::Framed;
 use uuid::Uuid;
 
+use crate::access::{NewToken, TokenWish, Tokens};
 use crate::exec::{ExecOutput, ExecRequest, ExecSession, PROTOCOL, QUEUE, UserSide};
+use crate::host::RemoteHost;
 use crate::ndjson::{Line, Lines};
 use crate::problem::{Problem, ProblemCode};
+use crate::secrets::{SecretDifferences, SecretsChange, SecretsComparison};
 use crate::server::KEY_HEADER;
 use crate::socket;
 use crate::view::DeploymentUpdate;
@@ -39,6 +45,8 @@ const MAX_ANSWER: usize = 256 << 20;
 const SILENCE: Duration = Duration::from_secs(60);
 /// Time in which a command that was cut off is sent again.
 const RESEND: Duration = Duration::from_secs(10);
+/// Longest time to reach a Holm elsewhere.
+const REACH: Duration = Duration::from_secs(15);
 /// Pause before a command is sent again.
 const RESEND_PAUSE: Duration = Duration::from_millis(200);
 
@@ -50,6 +58,14 @@ pub enum ClientError {
     NotRunning {
         /// The folder.
         state: PathBuf,
+        /// What the connection said.
+        source: io::Error,
+    },
+    /// The Holm elsewhere cannot be reached, or shows another certificate.
+    #[error("holm cannot be reached at {host}")]
+    NotReachable {
+        /// Its address.
+        host: String,
         /// What the connection said.
         source: io::Error,
     },
@@ -86,13 +102,25 @@ impl ClientError {
 #[derive(Debug, Clone)]
 pub struct Client {
     state: PathBuf,
+    /// Asked in place of the state folder's Holm.
+    remote: Option<Arc<RemoteHost>>,
 }
+
+/// Both kinds of connections.
+trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
 
 impl Client {
     /// A client for the Holm whose state folder is `state`. Connects when it is asked something.
     #[must_use]
     pub fn new(state: impl Into<PathBuf>) -> Self {
-        Self { state: state.into() }
+        Self { state: state.into(), remote: None }
+    }
+
+    /// A client for a Holm elsewhere.
+    #[must_use]
+    pub fn of_remote(host: RemoteHost) -> Self {
+        Self { state: PathBuf::new(), remote: Some(Arc::new(host)) }
     }
 
     /// The state folder.
@@ -129,11 +157,68 @@ impl Client {
     /// # Errors
     /// See [`ClientError`].
     pub async fn submit(&self, command: &Command, key: Uuid) -> Result<Accepted, ClientError> {
-        let body = encode(command)?;
+        self.send_once("/v1/commands", encode(command)?, key).await
+    }
+
+    /// The access tokens, without their secret halves.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn tokens(&self) -> Result<Tokens, ClientError> {
+        self.get("/v1/tokens", &()).await
+    }
+
+    /// Makes an access token.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn create_token(&self, wish: &TokenWish) -> Result<NewToken, ClientError> {
+        self.post("/v1/tokens", wish).await
+    }
+
+    /// Revokes an access token.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn revoke_token(&self, id: &TokenId) -> Result<(), ClientError> {
+        #[derive(Serialize)]
+        struct Revocation<'a> {
+            id: &'a TokenId,
+        }
+        self.post("/v1/tokens/revoke", &Revocation { id }).await
+    }
+
+    /// The running Holm's figures, in the text form of Prometheus.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn metrics(&self) -> Result<String, ClientError> {
+        let response = self.send(request(Method::GET, "/v1/metrics"), Bytes::new()).await?;
+        String::from_utf8(collect(response).await?.to_vec()).map_err(ClientError::unreadable)
+    }
+
+    /// Changes the secrets of an app, under `key` as [`Client::submit`].
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn change_secrets(&self, change: &SecretsChange, key: Uuid) -> Result<Accepted, ClientError> {
+        self.send_once("/v1/secrets", encode(change)?, key).await
+    }
+
+    /// Compares values with those that are set.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn compare_secrets(&self, comparison: &SecretsComparison) -> Result<SecretDifferences, ClientError> {
+        self.post("/v1/secrets/compare", comparison).await
+    }
+
+    /// Sends something that must be carried out once, again when the connection is cut.
+    async fn send_once<T: DeserializeOwned>(&self, path: &str, body: Bytes, key: Uuid) -> Result<T, ClientError> {
         let begun = Instant::now();
         let mut sent = false;
         loop {
-            let request = request(Method::POST, "/v1/commands").header(KEY_HEADER, key.to_string());
+            let request = request(Method::POST, path).header(KEY_HEADER, key.to_string());
             let answer = async { decode(self.send(request, body.clone()).await?).await };
             let error = match answer.await {
                 Ok(accepted) => return Ok(accepted),
@@ -142,7 +227,7 @@ impl Client {
             sent |= matches!(error, ClientError::Cut(_));
             let again = match &error {
                 ClientError::Cut(_) => true,
-                ClientError::NotRunning { .. } => sent,
+                ClientError::NotRunning { .. } | ClientError::NotReachable { .. } => sent,
                 _ => false,
             };
             if !again || begun.elapsed() >= RESEND {
@@ -309,7 +394,13 @@ impl Client {
         Ok(JsonStream { body: response.into_body(), lines: Lines::default(), item: PhantomData })
     }
 
-    async fn send(&self, request: http::request::Builder, body: Bytes) -> Result<Response<Incoming>, ClientError> {
+    async fn connect(&self) -> Result<Box<dyn Stream>, ClientError> {
+        if let Some(remote) = &self.remote {
+            let connected = tokio::time::timeout(REACH, remote.connect()).await;
+            let connected = connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+            let not_reachable = |source| ClientError::NotReachable { host: remote.to_string(), source };
+            return Ok(Box::new(connected.map_err(not_reachable)?));
+        }
         let stream = socket::connect(&self.state).await.map_err(|source| {
             let state = self.state.clone();
             match source.kind() {
@@ -317,6 +408,15 @@ impl Client {
                 _ => ClientError::NotRunning { state, source },
             }
         })?;
+        Ok(Box::new(stream))
+    }
+
+    async fn send(&self, request: http::request::Builder, body: Bytes) -> Result<Response<Incoming>, ClientError> {
+        let stream = self.connect().await?;
+        let request = match &self.remote {
+            Some(remote) => request.header(AUTHORIZATION, remote.bearer()),
+            None => request,
+        };
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(ClientError::cut)?;
         // Ends by itself with the answer's body, or with the upgraded connection.
         tokio::spawn(connection.with_upgrades());

@@ -12,7 +12,7 @@ use http::header::CONTENT_TYPE;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
-use crate::problem::Problem;
+use crate::problem::{Problem, ProblemCode};
 
 /// The media type.
 pub(crate) const MEDIA_TYPE: &str = "application/x-ndjson";
@@ -31,20 +31,40 @@ pub(crate) enum Line<T> {
     Problem(Problem),
 }
 
-/// Answers with `items` until they end or `stop` is given; then the last line says that Holm goes down.
-pub(crate) fn respond<T, S>(items: S, stop: CancellationToken) -> Response
+/// When open streams end before there is nothing more to tell.
+#[derive(Debug, Clone)]
+pub(crate) struct Ending {
+    /// Holm goes down.
+    pub(crate) down: CancellationToken,
+    /// The stream's token is worth nothing any more; given with `down` too.
+    pub(crate) cut: CancellationToken,
+}
+
+impl Ending {
+    /// Waits for it and says why.
+    async fn come(&self) -> Problem {
+        self.cut.cancelled().await;
+        if self.down.is_cancelled() {
+            return Problem::unavailable("holm is going down");
+        }
+        Problem::new(ProblemCode::Unauthorised, "the token was revoked or has expired")
+    }
+}
+
+/// Answers with `items` until they end or `ending` comes; then the last line says why.
+pub(crate) fn respond<T, S>(items: S, ending: Ending) -> Response
 where
     T: Serialize + Send + 'static,
     S: Stream<Item = Result<T, Problem>> + Send + 'static,
 {
-    let source = Source { items: Box::pin(items), stop, over: false };
+    let source = Source { items: Box::pin(items), ending, over: false };
     let pieces = stream::unfold(source, |mut source| async move {
         if source.over {
             return None;
         }
         let line = tokio::select! {
             biased;
-            () = source.stop.cancelled() => Line::Problem(Problem::unavailable("holm is going down")),
+            problem = source.ending.come() => Line::Problem(problem),
             item = tokio::time::timeout(KEEP_ALIVE, source.items.next()) => match item {
                 Err(_) => return Some((Ok::<_, Infallible>(Bytes::from_static(b"\n")), source)),
                 Ok(None) => return None,
@@ -60,7 +80,7 @@ where
 
 struct Source<S> {
     items: Pin<Box<S>>,
-    stop: CancellationToken,
+    ending: Ending,
     /// Whether the last line has been sent.
     over: bool,
 }

@@ -32,6 +32,10 @@ pub enum ProblemCode {
     Conflict,
     /// It is understood and not allowed in this state, such as a rollback without an earlier release.
     Refused,
+    /// No token was shown, or one that is worth nothing.
+    Unauthorised,
+    /// The token does not allow it.
+    Denied,
     /// It is larger than the limits.
     TooLarge,
     /// It cannot be done now, and could be later: Holm is going down, or too much is under way.
@@ -50,6 +54,8 @@ impl ProblemCode {
             Self::NotFound => StatusCode::NOT_FOUND,
             Self::Conflict => StatusCode::CONFLICT,
             Self::Refused => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::Unauthorised => StatusCode::UNAUTHORIZED,
+            Self::Denied => StatusCode::FORBIDDEN,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
             Self::Failed => StatusCode::INTERNAL_SERVER_ERROR,

@@ -1,5 +1,7 @@
 //! The HTTP server: turns requests into calls of the [`Backend`], and problems into answers.
 
+mod access;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,10 +14,12 @@ use axum::routing::{get, post};
 use axum::serve::IncomingStream;
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
+use holm_model::access::Scope;
 use holm_model::id::{AppKey, DeploymentNumber, Digest, InstanceName};
 use http::header::{CONNECTION, CONTENT_TYPE, UPGRADE};
 use http::{HeaderMap, StatusCode};
 use hyper_util::rt::TokioIo;
+use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::net::UnixListener;
@@ -24,8 +28,9 @@ use tokio_util::codec::Framed;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::backend::Backend;
+use crate::backend::{Audit, Backend};
 use crate::exec::{ExecOutput, ExecRequest, ExecSession, ExecTarget, PROTOCOL, ServerSide};
+use crate::ndjson::Ending;
 use crate::problem::{Problem, ProblemCode};
 use crate::wire::{Command, EventQuery, GuestImport, LogQuery, ServerVersion, Shutdown, StateDocuments, Submission};
 use crate::{follow, ndjson, peer, view};
@@ -34,15 +39,17 @@ use crate::{follow, ndjson, peer, view};
 pub const KEY_HEADER: &str = "idempotency-key";
 
 /// Largest body of a request, in bytes: a manifest of the largest size, with every character escaped.
-const MAX_BODY: usize = 2 << 20;
+pub(crate) const MAX_BODY: usize = 2 << 20;
+/// The type of Prometheus' text form.
+pub const METRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 /// Commands that may run inside instances at the same time.
 const MAX_EXECS: usize = 64;
 /// Time that open requests have to end once the server is told to stop.
-const FAREWELL: Duration = Duration::from_secs(5);
+pub(crate) const FAREWELL: Duration = Duration::from_secs(5);
 
-struct Server<B> {
-    backend: Arc<B>,
-    stop: CancellationToken,
+pub(crate) struct Server<B> {
+    pub(crate) backend: Arc<B>,
+    pub(crate) ending: Ending,
     execs: Arc<Semaphore>,
     version: String,
 }
@@ -51,22 +58,52 @@ impl<B> Clone for Server<B> {
     fn clone(&self) -> Self {
         Self {
             backend: Arc::clone(&self.backend),
-            stop: self.stop.clone(),
+            ending: self.ending.clone(),
             execs: Arc::clone(&self.execs),
             version: self.version.clone(),
         }
     }
 }
 
-/// The process at the other end.
+impl<B: Backend> Server<B> {
+    pub(crate) fn new(backend: Arc<B>, version: String, stop: CancellationToken) -> Self {
+        let ending = Ending { cut: stop.clone(), down: stop };
+        Self { backend, ending, execs: Arc::new(Semaphore::new(MAX_EXECS)), version }
+    }
+
+    /// The same server for one connection that ends when `cut` is given, too.
+    pub(crate) fn until(self, cut: CancellationToken) -> Self {
+        Self { ending: Ending { cut, ..self.ending }, ..self }
+    }
+
+    /// Takes down what came of a request that leaves no event when it is done.
+    async fn took<T>(&self, peer: &Peer, verb: &str, about: Option<String>, result: &Result<T, Problem>) {
+        let refused = result.as_ref().err().map(ToString::to_string);
+        let audit = Audit { actor: peer.actor.clone(), verb: verb.to_owned(), about, refused };
+        self.backend.audit(audit).await;
+    }
+
+    /// Takes down a request that was refused.
+    async fn refused<T>(&self, peer: &Peer, verb: &str, about: Option<String>, result: &Result<T, Problem>) {
+        if result.is_err() {
+            self.took(peer, verb, about, result).await;
+        }
+    }
+}
+
+/// Whoever is at the other end.
 #[derive(Debug, Clone)]
-struct Peer {
-    actor: String,
+pub(crate) struct Peer {
+    pub(crate) actor: String,
+    /// What it may see; `None`: everything.
+    pub(crate) scope: Option<Scope>,
+    /// When its token ends; `None`: never, or it needs none.
+    pub(crate) until: Option<Timestamp>,
 }
 
 impl Connected<IncomingStream<'_, UnixListener>> for Peer {
     fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
-        Self { actor: peer::actor_of(stream.io()) }
+        Self { actor: peer::actor_of(stream.io()), scope: None, until: None }
     }
 }
 
@@ -81,8 +118,7 @@ pub async fn serve<B: Backend>(
     version: impl Into<String>,
     stop: CancellationToken,
 ) -> std::io::Result<()> {
-    let execs = Arc::new(Semaphore::new(MAX_EXECS));
-    let server = Server { backend, stop: stop.clone(), execs, version: version.into() };
+    let server = Server::new(backend, version.into(), stop.clone());
     let service = router(server).into_make_service_with_connect_info::<Peer>();
     let told = stop.clone();
     let serving = axum::serve(listener, service).with_graceful_shutdown(async move { told.cancelled().await });
@@ -92,11 +128,13 @@ pub async fn serve<B: Backend>(
     }
 }
 
-fn router<B: Backend>(server: Server<B>) -> Router {
+pub(crate) fn router<B: Backend>(server: Server<B>) -> Router {
     Router::new()
         .route("/v1/version", get(version::<B>))
         .route("/v1/state", get(state::<B>))
         .route("/v1/commands", post(command::<B>))
+        .route("/v1/secrets", post(access::change_secrets::<B>))
+        .route("/v1/secrets/compare", post(access::compare_secrets::<B>))
         .route("/v1/events", get(events::<B>))
         .route("/v1/deployment", get(deployment::<B>))
         .route("/v1/live", get(live::<B>))
@@ -108,6 +146,9 @@ fn router<B: Backend>(server: Server<B>) -> Router {
         .route("/v1/guests", get(guests::<B>).post(import_guest::<B>))
         .route("/v1/doctor", get(doctor::<B>))
         .route("/v1/shutdown", post(shutdown::<B>))
+        .route("/v1/tokens", get(access::tokens::<B>).post(access::create_token::<B>))
+        .route("/v1/tokens/revoke", post(access::revoke_token::<B>))
+        .route("/v1/metrics", get(metrics::<B>))
         .fallback(|| async { Problem::not_found("this version of holm does not know this request") })
         .method_not_allowed_fallback(|| async { Problem::bad_request("this request has another method") })
         .layer(DefaultBodyLimit::max(MAX_BODY))
@@ -171,8 +212,19 @@ struct StateQuery {
     app: Option<AppKey>,
 }
 
-async fn state<B: Backend>(State(server): State<Server<B>>, query: Asked<StateQuery>) -> Response {
-    answer(asked(query).map(|query| StateDocuments::of(&server.backend.state(), query.app.as_ref())))
+async fn state<B: Backend>(
+    State(server): State<Server<B>>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    query: Asked<StateQuery>,
+) -> Response {
+    let shown = |query: StateQuery| {
+        let state = server.backend.state();
+        match &peer.scope {
+            None => StateDocuments::of(&state, query.app.as_ref()),
+            Some(scope) => StateDocuments::of_scope(&state, query.app.as_ref(), scope),
+        }
+    };
+    answer(asked(query).map(shown))
 }
 
 async fn command<B: Backend>(
@@ -182,17 +234,26 @@ async fn command<B: Backend>(
     body: Sent,
 ) -> Response {
     let submission = || -> Result<Submission, Problem> {
-        let key = headers.get(KEY_HEADER).and_then(|value| value.to_str().ok());
-        let key = key.and_then(|text| Uuid::try_parse(text).ok());
-        let key = key.ok_or_else(|| Problem::bad_request(format!("the header `{KEY_HEADER}` must be a UUID")))?;
+        let key = request_key(&headers)?;
         let command: Command = read(&sent(body)?)?;
         command.check().map_err(|why| Problem::bad_request("the command is refused").because(why))?;
-        Ok(Submission { key, actor: peer.actor, command })
+        Ok(Submission { key, actor: peer.actor.clone(), command })
     };
-    match submission() {
-        Ok(submission) => answer(server.backend.submit(submission).await),
-        Err(problem) => problem.into_response(),
-    }
+    let (verb, about, accepted) = match submission() {
+        Ok(submission) => {
+            let (verb, app) = (submission.command.verb(), submission.command.app().to_string());
+            (verb, Some(app), server.backend.submit(submission).await)
+        }
+        Err(problem) => ("command", None, Err(problem)),
+    };
+    server.refused(&peer, verb, about, &accepted).await;
+    answer(accepted)
+}
+
+fn request_key(headers: &HeaderMap) -> Result<Uuid, Problem> {
+    let key = headers.get(KEY_HEADER).and_then(|value| value.to_str().ok());
+    let key = key.and_then(|text| Uuid::try_parse(text).ok());
+    key.ok_or_else(|| Problem::bad_request(format!("the header `{KEY_HEADER}` must be a UUID")))
 }
 
 #[derive(Deserialize)]
@@ -208,7 +269,7 @@ async fn events<B: Backend>(
 ) -> Response {
     let asked = asked(follow).and_then(|Follow { follow }| Ok((follow, asked(query)?)));
     match asked {
-        Ok((follow, query)) => ndjson::respond(follow::events(server.backend, query, follow), server.stop),
+        Ok((follow, query)) => ndjson::respond(follow::events(server.backend, query, follow), server.ending),
         Err(problem) => problem.into_response(),
     }
 }
@@ -222,7 +283,7 @@ struct DeploymentQuery {
 async fn deployment<B: Backend>(State(server): State<Server<B>>, query: Asked<DeploymentQuery>) -> Response {
     match asked(query) {
         Ok(DeploymentQuery { app, deployment }) => {
-            ndjson::respond(follow::deployment(server.backend, app, deployment), server.stop)
+            ndjson::respond(follow::deployment(server.backend, app, deployment), server.ending)
         }
         Err(problem) => problem.into_response(),
     }
@@ -247,7 +308,7 @@ async fn logs<B: Backend>(State(server): State<Server<B>>, query: Asked<LogQuery
         Err(problem) => Err(problem),
     };
     match lines {
-        Ok(lines) => ndjson::respond(lines, server.stop),
+        Ok(lines) => ndjson::respond(lines, server.ending),
         Err(problem) => problem.into_response(),
     }
 }
@@ -256,10 +317,15 @@ fn no_app(app: &AppKey) -> Problem {
     Problem::not_found(format!("there is no app `{app}`")).hint("`holm status` lists the apps")
 }
 
-async fn exec<B: Backend>(State(server): State<Server<B>>, mut request: Request) -> Response {
+async fn exec<B: Backend>(
+    State(server): State<Server<B>>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    mut request: Request,
+) -> Response {
     let wants_upgrade = request.headers().get(UPGRADE).is_some_and(|protocol| protocol == PROTOCOL);
     let upgrade = hyper::upgrade::on(&mut request);
     let body = axum::body::to_bytes(request.into_body(), MAX_BODY).await;
+    let mut about = None;
     let started = async {
         if !wants_upgrade {
             return Err(Problem::bad_request(format!("this request needs `Upgrade: {PROTOCOL}`")));
@@ -275,15 +341,18 @@ async fn exec<B: Backend>(State(server): State<Server<B>>, mut request: Request)
             ExecTarget::Instance(instance) => instance.clone(),
             ExecTarget::App { app, process } => view::instance_for(&server.backend.state(), app, process.as_ref())?,
         };
+        about = Some(instance.to_string());
         Ok((permit, server.backend.exec(instance, request).await?))
     };
-    let (permit, session) = match started.await {
+    let started = started.await;
+    server.took(&peer, "exec", about, &started).await;
+    let (permit, session) = match started {
         Ok(started) => started,
         Err(problem) => return problem.into_response(),
     };
     tokio::spawn(async move {
         match upgrade.await {
-            Ok(upgraded) => bridge(TokioIo::new(upgraded), session, server.stop).await,
+            Ok(upgraded) => bridge(TokioIo::new(upgraded), session, server.ending.cut).await,
             Err(error) => tracing::debug!(%error, "the client went away before its command ran"),
         }
         drop(permit);
@@ -355,33 +424,52 @@ async fn image<B: Backend>(State(server): State<Server<B>>, query: Asked<ImageQu
     }
 }
 
-async fn prune_images<B: Backend>(State(server): State<Server<B>>) -> Response {
-    answer(server.backend.prune_images().await)
+async fn prune_images<B: Backend>(State(server): State<Server<B>>, ConnectInfo(peer): ConnectInfo<Peer>) -> Response {
+    let pruned = server.backend.prune_images().await;
+    server.took(&peer, "images prune", None, &pruned).await;
+    answer(pruned)
 }
 
 async fn guests<B: Backend>(State(server): State<Server<B>>) -> Response {
     answer(server.backend.guests().await)
 }
 
-async fn import_guest<B: Backend>(State(server): State<Server<B>>, body: Sent) -> Response {
+async fn import_guest<B: Backend>(
+    State(server): State<Server<B>>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    body: Sent,
+) -> Response {
     let import: Result<GuestImport, Problem> = sent(body).and_then(|body| read(&body));
-    match import {
+    let imported = match import {
         Ok(import) if import.packages.iter().chain(&import.init).any(|path| !path.is_absolute()) => {
-            Problem::bad_request("the paths of a guest import must be absolute").into_response()
+            Err(Problem::bad_request("the paths of a guest import must be absolute"))
         }
-        Ok(import) => answer(server.backend.import_guest(import).await),
-        Err(problem) => problem.into_response(),
-    }
+        Ok(import) => server.backend.import_guest(import).await,
+        Err(problem) => Err(problem),
+    };
+    server.took(&peer, "guest import", None, &imported).await;
+    answer(imported)
 }
 
 async fn doctor<B: Backend>(State(server): State<Server<B>>) -> Response {
     json(StatusCode::OK, &server.backend.doctor().await)
 }
 
-async fn shutdown<B: Backend>(State(server): State<Server<B>>, body: Sent) -> Response {
+async fn shutdown<B: Backend>(
+    State(server): State<Server<B>>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    body: Sent,
+) -> Response {
     let how: Result<Shutdown, Problem> = sent(body).and_then(|body| read(&body));
+    // Taken down first: nothing is written any more once it has begun.
+    server.took(&peer, "down", None, &how).await;
     match how {
         Ok(how) => answer(server.backend.shutdown(how).await),
         Err(problem) => problem.into_response(),
     }
+}
+
+async fn metrics<B: Backend>(State(server): State<Server<B>>) -> Response {
+    let text = server.backend.metrics().await;
+    (StatusCode::OK, [(CONTENT_TYPE, METRICS_TYPE)], text).into_response()
 }

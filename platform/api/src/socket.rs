@@ -22,11 +22,12 @@ fn short_path(folder: &OwnedFd, name: &str) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}/{name}", folder.as_raw_fd()))
 }
 
-/// Binds the socket in the folder `state`, for its owner and group only. A socket that a dead Holm left is replaced.
+/// Binds the socket in the folder `state`, for its owner and `group` only (`None`: the group of this process); the folder
+/// is then the group's too, so that its members reach the socket. A socket that a dead Holm left is replaced.
 ///
 /// # Errors
 /// [`io::ErrorKind::AddrInUse`] when another Holm answers there; else what the file system says.
-pub async fn bind(state: &Path) -> io::Result<UnixListener> {
+pub async fn bind(state: &Path, group: Option<u32>) -> io::Result<UnixListener> {
     match connect(state).await {
         Ok(_) => return Err(io::ErrorKind::AddrInUse.into()),
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {}
@@ -40,6 +41,10 @@ pub async fn bind(state: &Path) -> io::Result<UnixListener> {
         _ => {}
     }
     let listener = UnixListener::bind(&fresh)?;
+    if let Some(group) = group {
+        std::os::unix::fs::chown(&fresh, None, Some(group))?;
+        std::os::unix::fs::chown(state, None, Some(group))?;
+    }
     fs::set_permissions(&fresh, Permissions::from_mode(0o660))?;
     fs::rename(&fresh, short_path(&folder, NAME))?;
     Ok(listener)

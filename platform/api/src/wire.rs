@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use holm_manifest::{Manifest, ManifestError, ProcessName, Route, RouteMatch};
+use holm_model::access::Scope;
 use holm_model::id::{AppKey, DeploymentNumber, Digest, InstanceName, ReleaseNumber, Seq};
 use holm_model::state::State;
 use jiff::Timestamp;
@@ -150,6 +151,23 @@ impl Command {
         }
     }
 
+    /// What it is called.
+    #[must_use]
+    pub const fn verb(&self) -> &'static str {
+        match self {
+            Self::Deploy { .. } => "deploy",
+            Self::Rollback { .. } => "rollback",
+            Self::Restart { .. } => "restart",
+            Self::Scale { .. } => "scale",
+            Self::Stop { .. } => "stop",
+            Self::Start { .. } => "start",
+            Self::AddRoute { .. } => "route add",
+            Self::RemoveRoute { .. } => "route remove",
+            Self::Ipv4 { .. } => "ipv4",
+            Self::Destroy { .. } => "destroy",
+        }
+    }
+
     /// Checks what the types do not: ranges, and that parts fit each other.
     ///
     /// # Errors
@@ -225,6 +243,21 @@ impl StateDocuments {
             }
         };
         Self { seq: state.seq, documents }
+    }
+
+    /// Packs what a token may see: its apps, or `app` alone, and nothing of the tokens.
+    #[must_use]
+    pub fn of_scope(state: &State, app: Option<&AppKey>, scope: &Scope) -> Self {
+        let sees = |key: &AppKey| {
+            app.is_none_or(|app| app == key) && scope.apps.as_ref().is_none_or(|apps| apps.contains(key))
+        };
+        let mut seen = state.clone();
+        seen.site.tokens.clear();
+        seen.apps.retain(|key, _| sees(key));
+        seen.releases.retain(|(key, _), _| sees(key));
+        seen.deployments.retain(|(key, _), _| sees(key));
+        seen.instances.retain(|name, _| sees(&name.app));
+        Self { seq: seen.seq, documents: seen.documents() }
     }
 
     /// Unpacks the state.

@@ -1,10 +1,14 @@
 //! The command line: every verb with its arguments. The reference page is made from this.
 
-use std::net::IpAddr;
+mod access;
+
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use holm_manifest::{AppName, EnvName, Memory, ProcessName};
+
+pub(crate) use access::{Rollout, Secrets, SecretsDiff, SecretsRender, Tokens, TokensCreate};
 
 /// Runs each app on an island of its own: OCI images as microVMs on your own machines
 #[derive(Debug, Parser)]
@@ -25,6 +29,9 @@ pub(crate) struct Global {
     /// State folder of the Holm to talk to [default: /var/lib/holm for root, else ~/.local/state/holm]
     #[arg(long, global = true, value_name = "DIR", env = "HOLM_STATE", hide_env_values = true)]
     pub(crate) state: Option<PathBuf>,
+    /// Holm on another machine, `https://NAME[:PORT][#sha256:FINGERPRINT]`; the token is read from HOLM_TOKEN
+    #[arg(long, global = true, value_name = "URL", env = "HOLM_HOST", hide_env_values = true)]
+    pub(crate) host: Option<String>,
     /// Write versioned JSON documents instead of text
     #[arg(long, global = true)]
     pub(crate) json: bool,
@@ -126,6 +133,14 @@ pub(crate) enum Verb {
     /// Add, list and remove routes
     #[command(subcommand)]
     Route(Route),
+    /// Set, rotate, list and compare secrets; apps find them in /run/secrets
+    #[command(subcommand)]
+    Secrets(Secrets),
+    /// Make, list and revoke access tokens for the interface from afar
+    #[command(subcommand)]
+    Tokens(Tokens),
+    /// Show the running Holm's figures in the text form of Prometheus
+    Metrics,
     /// Allocate IPv4 to an app and give it back; without, an app is reached over IPv6 only
     #[command(subcommand)]
     Ipv4(Ipv4),
@@ -147,9 +162,13 @@ pub(crate) enum Verb {
     Completions(Completions),
     /// Show the versions of this program and of the running Holm
     Version,
-    /// Write the reference page of the command line
+    /// Write the reference page of the command line, or its manual pages
     #[command(hide = true)]
-    Docs,
+    Docs {
+        /// Folder for the manual pages, one for each verb
+        #[arg(long, value_name = "DIR")]
+        man: Option<PathBuf>,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -201,6 +220,21 @@ pub(crate) struct Up {
     /// Registry that is spoken to without TLS; may be repeated
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) insecure_registry: Vec<String>,
+    /// Group whose members may talk to Holm too [default: the group Holm runs as]
+    #[arg(long, value_name = "GROUP")]
+    pub(crate) socket_group: Option<String>,
+    /// Serve the interface from afar over TLS, on this address and port, to whoever has a token
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub(crate) remote: Option<SocketAddr>,
+    /// Certificate of the interface from afar, as a PEM file [default: one of the host's own]
+    #[arg(long, value_name = "FILE", requires = "remote", requires = "remote_key")]
+    pub(crate) remote_cert: Option<PathBuf>,
+    /// Key of the certificate, as a PEM file
+    #[arg(long, value_name = "FILE", requires = "remote_cert")]
+    pub(crate) remote_key: Option<PathBuf>,
+    /// Serve metrics for Prometheus over HTTP, on this address and port, to whoever can reach it
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub(crate) metrics: Option<SocketAddr>,
 }
 
 /// An amount of memory, as in a manifest.

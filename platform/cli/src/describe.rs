@@ -31,6 +31,9 @@ pub(crate) fn event(event: &Event) -> String {
             format!("{app}: route {} to port {} of `{}` was added", route.on, route.port, route.process)
         }
         Event::RouteRemoved { app, on } => format!("{app}: route {on} was removed"),
+        Event::SecretsChanged { app, .. } => {
+            format!("{app}: {}", holm_model::secrets::describe_change(event).unwrap_or_default())
+        }
         Event::Ipv4Allocated { app } => format!("{app}: its routes are reached over IPv4 too"),
         Event::Ipv4Released { app } => format!("{app}: its routes are no longer reached over IPv4"),
         Event::AppForgotten { app } => format!("{app}: is gone"),
@@ -49,8 +52,22 @@ pub(crate) fn event(event: &Event) -> String {
         Event::HostStarted { version, acceleration, network, why, .. } => {
             format!("holm {version} started with {acceleration} and the {network} network: {why}")
         }
+        Event::TokenCreated { id, name, .. } => format!("the access token `{name}` ({id}) was made"),
+        Event::TokenRevoked { id } => format!("the access token {id} was revoked"),
+        Event::Asked { verb, about, refused, unrecorded } => {
+            asked(verb, about.as_deref(), refused.as_deref(), *unrecorded)
+        }
         Event::HostStopped { instances_kept: true } => "holm stopped and left the instances running".to_owned(),
         Event::HostStopped { instances_kept: false } => "holm stopped".to_owned(),
     };
     harmless(&text)
+}
+
+fn asked(verb: &str, about: Option<&str>, refused: Option<&str>, unrecorded: u64) -> String {
+    let about = about.map(|about| format!(" of {about}")).unwrap_or_default();
+    let more = if unrecorded > 0 { format!(" (and {unrecorded} more before)") } else { String::new() };
+    match refused {
+        Some(why) => format!("{verb}{about} was refused: {why}{more}"),
+        None => format!("{verb}{about}"),
+    }
 }

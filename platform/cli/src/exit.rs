@@ -11,8 +11,9 @@ Exit codes:
   0    done
   1    it was tried and failed
   2    the command line or the manifest is wrong
-  3    holm is not running on this state folder
-  4    refused: it does not exist, does not fit the state, or another command was faster
+  3    holm is not running on this state folder, or cannot be reached
+  4    refused: it does not exist, does not fit the state, another command was faster, or the token
+       does not allow it
   5    the deployment failed; what served before goes on
   124  the connection to holm was cut off while a command ran inside an instance
   130  interrupted; what the server had accepted goes on
@@ -101,7 +102,11 @@ impl From<Problem> for Failure {
     fn from(problem: Problem) -> Self {
         let exit = match problem.code {
             ProblemCode::BadRequest | ProblemCode::TooLarge => Exit::Usage,
-            ProblemCode::NotFound | ProblemCode::Conflict | ProblemCode::Refused => Exit::Refused,
+            ProblemCode::NotFound
+            | ProblemCode::Conflict
+            | ProblemCode::Refused
+            | ProblemCode::Unauthorised
+            | ProblemCode::Denied => Exit::Refused,
             ProblemCode::Unavailable | ProblemCode::Failed => Exit::Failed,
         };
         Self::new(exit, problem)
@@ -122,6 +127,11 @@ impl From<ClientError> for Failure {
             ClientError::NotRunning { .. } => {
                 let hint = "start it with `holm up`, or name another state folder with `--state`";
                 Self::new(Exit::NotRunning, Problem::unavailable(message).hint(hint))
+            }
+            ClientError::NotReachable { source, .. } => {
+                let hint =
+                    "check the address and the fingerprint in HOLM_HOST, and that holm runs there with `--remote`";
+                Self::new(Exit::NotRunning, Problem::unavailable(message).because(source).hint(hint))
             }
             ClientError::NotAllowed { source, .. } => {
                 let hint = "run as the user that started holm, or as a member of its group";

@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use fake::{Fake, MANIFEST};
 use holm_api::wire;
+use holm_model::access::{Permission, Scope};
 use holm_model::id::ReleaseNumber;
 use tempfile::TempDir;
 
@@ -276,6 +277,45 @@ fn routes() {
 }
 
 #[test]
+fn secrets_are_taken_from_files_and_standard_input_and_never_shown() {
+    let mut desk = Desk::new();
+    std::fs::write(desk.folder().join("env"), "PASSWORD=hunter2\nKEY='hunter3'\n").unwrap();
+    desk.run_with(&["secrets", "set", "PASSWORD"], "hunter2\n");
+    desk.run_with(&["--json", "secrets", "set", "PASSWORD", "--stage"], "hunter2\n");
+    desk.run_with(&["secrets", "set", "PASSWORD"], "same");
+    desk.both(&["secrets", "import", "env", "--stage"]);
+    desk.both(&["secrets", "list"]);
+    desk.both(&["secrets", "diff", "env"]);
+    desk.run(&["secrets", "rotate", "KEY", "--generate", "--detach"]);
+    desk.run(&["secrets", "unset", "KEY"]);
+    desk.run(&["secrets", "set", "PASSWORD=hunter2"]);
+    desk.run_with(&["secrets", "set", "PASSWORD"], "\n");
+    desk.run(&["secrets", "set", "../x"]);
+    std::fs::write(desk.folder().join("env"), "PASSWORD='hunter2\n").unwrap();
+    desk.run(&["secrets", "import", "env"]);
+    let seen = desk.fake().seen.lock().unwrap();
+    let values = |n: usize| seen.secrets[n].set.0.values().map(|v| v.expose().to_vec()).collect::<Vec<_>>();
+    assert_eq!((values(0), values(1)), (vec![b"hunter2".to_vec()], vec![b"hunter2".to_vec()]));
+    assert_eq!(values(4)[0].len(), 43);
+    drop(seen);
+    let said = desk.shown.replace("$ holm secrets set PASSWORD=hunter2", "");
+    assert!(!said.contains("hunter"), "{said}");
+    seen!(desk);
+}
+
+#[test]
+fn secrets_are_rendered_as_an_app_finds_them() {
+    let mut desk = Desk::without_holm();
+    desk.run_with(&["secrets", "render", "-"], "B=2\nA=\"1\\n\"\n");
+    desk.run_with(&["secrets", "render", "-", "--out", "out"], "B=2\n");
+    desk.run_with(&["secrets", "render", "-", "--out", "out"], "B=3\n");
+    seen!(desk);
+    let read = |name: &str| std::fs::read_to_string(desk.folder().join("out").join(name)).unwrap();
+    assert_eq!(read("B"), "3");
+    assert_eq!(read(".all.json"), "{\"schema\":\"holm.secrets/1\",\"version\":0,\"secrets\":{\"B\":\"3\"}}\n");
+}
+
+#[test]
 fn events() {
     let mut desk = Desk::new();
     desk.both(&["events"]);
@@ -367,6 +407,139 @@ fn the_reference_page_is_fresh() {
     let output = desk.command(&["docs"]).output().unwrap();
     let made = String::from_utf8(output.stdout).unwrap();
     assert!(std::fs::read_to_string(page).unwrap() == made, "run `holm docs > docs/cli.md`");
+}
+
+#[test]
+fn every_verb_has_a_manual_page() {
+    let desk = Desk::without_holm();
+    let output = desk.command(&["docs", "--man", "man"]).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let read = |page: &str| std::fs::read_to_string(desk.folder().join("man").join(page)).unwrap();
+    assert!(read("holm.1").contains("holm\\-deploy") && read("holm.1").contains(".TH holm 1"));
+    assert!(read("holm-secrets-set.1").contains("standard input"));
+    assert!(!desk.folder().join("man/holm-docs.1").exists(), "a hidden verb has a page");
+}
+
+/// The unit that ships is one that systemd understands; skipped where there is no systemd to ask.
+#[test]
+fn the_systemd_unit_is_understood() {
+    let desk = Desk::without_holm();
+    let unit = include_str!("../holm.service");
+    let lines = unit.lines().filter(|line| !line.starts_with("Documentation=")).map(|line| format!("{line}\n"));
+    let unit = lines.collect::<String>().replace("/usr/local/bin/holm", env!("CARGO_BIN_EXE_holm"));
+    let path = desk.folder().join("holm.service");
+    std::fs::write(&path, &unit).unwrap();
+    let Ok(output) = Command::new("systemd-analyze").arg("verify").arg(&path).output() else { return };
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && !said.contains("holm.service"), "{said}");
+    // The command line in it is one that `holm` takes.
+    let start = unit.lines().find_map(|line| line.strip_prefix("ExecStart=")).unwrap();
+    let words: Vec<&str> = start.split(' ').skip(1).chain(["--help"]).collect();
+    assert!(desk.command(&words).output().unwrap().status.success());
+}
+
+#[test]
+fn tokens() {
+    let mut desk = Desk::new();
+    desk.both(&["tokens", "create", "ci", "--app", "hello"]);
+    desk.run(&["tokens", "create", "ci", "--app", "hello", "--allow", "host"]);
+    desk.run(&["tokens", "create", "ci", "--app", "hello", "--allow", "everything"]);
+    desk.run(&["tokens", "create", "ci"]);
+    desk.run(&["tokens", "create", "ci", "--all-apps", "--expires", "soon"]);
+    desk.run(&["tokens", "revoke", "0123456789ab"]);
+    desk.run(&["tokens", "revoke", "0123456789ab"]);
+    desk.run(&["tokens", "list"]);
+    desk.run(&["--host", "ftp://x", "status"]);
+    desk.run(&["--host", "https://localhost:1", "status"]);
+    let ends = desk.fake().seen.lock().unwrap().audits.len();
+    assert_eq!(ends, 1, "the refused revocation is taken down");
+    seen!(desk);
+}
+
+/// A desk whose Holm is elsewhere too, with a token for `hello` and these permissions.
+fn afar(permissions: &[Permission]) -> (Desk, u16, String, String) {
+    let desk = Desk::new();
+    let scope =
+        Scope { permissions: permissions.iter().copied().collect(), apps: Some(["hello".parse().unwrap()].into()) };
+    let fake = Arc::clone(desk.fake.as_ref().unwrap());
+    let (port, fingerprint, token) = desk.runtime.block_on(fake.serve_from_afar(desk.folder(), scope));
+    (desk, port, format!("https://[::1]:{port}#{fingerprint}"), token)
+}
+
+fn from_afar(desk: &Desk, host: &str, token: &str, arguments: &[&str]) -> (i32, String) {
+    let output = desk.command(arguments).env("HOLM_HOST", host).env("HOLM_TOKEN", token).output().unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    (output.status.code().unwrap(), String::from_utf8_lossy(&said).into_owned())
+}
+
+#[test]
+fn verbs_work_from_afar_as_far_as_the_token_goes() {
+    let (desk, _, host, token) = afar(&[Permission::Read, Permission::Deploy, Permission::Exec]);
+    let run = |arguments: &[&str]| from_afar(&desk, &host, &token, arguments);
+    assert_eq!(run(&["deploy", "registry.example/hello:2"]).0, 0);
+    assert_eq!(run(&["exec", "hello", "--", "fail"]), (3, "it failed\n".to_owned()));
+    assert_eq!(run(&["explain", "hello.web.3"]).0, 0);
+    let before = desk.fake().seen.lock().unwrap().submissions.len();
+    for refused in
+        [&["logs"][..], &["stop"], &["deploy", "oci:layout"], &["images", "list"], &["secrets", "diff", "holm.toml"]]
+    {
+        let (status, said) = run(refused);
+        assert!(status != 0 && !said.contains("panicked"), "{refused:?}: {said}");
+    }
+    let seen = desk.fake().seen.lock().unwrap();
+    assert_eq!(seen.submissions.len(), before, "a refused command reached the backend");
+    assert_eq!(seen.submissions[0].actor, "token:ci");
+    let refused = seen.audits.iter().filter(|audit| audit.refused.is_some() && audit.actor == "token:ci").count();
+    assert_eq!(refused, 4, "{:?}", seen.audits);
+    assert!(seen.audits.iter().any(|audit| audit.verb == "exec" && audit.refused.is_none()));
+}
+
+#[test]
+fn without_a_sound_token_nothing_is_told_from_afar() {
+    let (desk, port, host, token) = afar(&[Permission::Read]);
+    for wrong in ["holm_000000000000_00", "x", &token[..token.len() - 1]] {
+        let (status, said) = from_afar(&desk, &host, wrong, &["status"]);
+        assert!(status == 4 && said.contains("worth nothing"), "{said}");
+    }
+    assert_eq!(from_afar(&desk, &host, "", &["status"]).0, 2);
+    // Another certificate is not trusted, nor is a host's own by who pins nothing.
+    let other = format!("https://[::1]:{port}#sha256:{}", "00".repeat(32));
+    assert_eq!(from_afar(&desk, &other, &token, &["status"]).0, 3);
+    assert_eq!(from_afar(&desk, &format!("https://[::1]:{port}"), &token, &["status"]).0, 3);
+    let audits = &desk.fake().seen.lock().unwrap().audits;
+    assert!(audits.iter().all(|audit| audit.actor == "remote" && audit.about.as_deref() == Some("::1")), "{audits:?}");
+    assert_eq!(audits.len(), 3);
+}
+
+#[test]
+fn hostile_clients_are_closed_and_the_others_served() {
+    let (desk, port, host, token) = afar(&[Permission::Read]);
+    let connect = || std::net::TcpStream::connect(("::1", port)).unwrap();
+    // More than one source may have: those that are too many are closed at once.
+    let idle: Vec<_> = (0..40).map(|_| connect()).collect();
+    let closed = |mut stream: &std::net::TcpStream| {
+        stream.set_read_timeout(Some(std::time::Duration::from_millis(1))).unwrap();
+        matches!(std::io::Read::read(&mut stream, &mut [0]), Ok(0))
+    };
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while idle.iter().filter(|stream| closed(stream)).count() < 8 {
+        assert!(std::time::Instant::now() < deadline, "connections beyond the limit stay open");
+    }
+    drop(idle);
+    for bytes in [&b"GET / HTTP/1.1\r\n\r\n"[..], &[0x16, 3, 1, 0xff, 0xff, 1], &[0xff; 100_000]] {
+        let mut stream = connect();
+        // It may be closed before everything is sent.
+        let _ = stream.write_all(bytes);
+        let _ = stream.shutdown(std::net::Shutdown::Write);
+        stream.set_read_timeout(Some(std::time::Duration::from_secs(60))).unwrap();
+        let mut answer = Vec::new();
+        let _ = std::io::Read::read_to_end(&mut stream, &mut answer);
+        assert!(answer.len() < 100);
+    }
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while from_afar(&desk, &host, &token, &["status", "hello"]).0 != 0 {
+        assert!(std::time::Instant::now() < deadline, "nobody is served any more");
+    }
 }
 
 #[test]

@@ -43,6 +43,7 @@ fn deploy(n: u16) -> Command {
         release: None,
         routes: Vec::new(),
         config: Default::default(),
+        secrets: Default::default(),
         ingress: Default::default(),
         environments: Default::default(),
     };

@@ -68,6 +68,7 @@ mod tests {
     use holm_manifest::{
         Manifest, Memory, Process, ReleaseCommand, RestartPolicy, Route, RouteMatch, StopPolicy, Strategy,
     };
+    use holm_model::access::{Permission, Scope};
     use holm_model::event::Recorded;
     use holm_model::id::{DeploymentNumber, Digest, ReleaseNumber, Seq};
     use holm_model::report::{End, EndCause, Phase};
@@ -108,6 +109,7 @@ mod tests {
             routes: vec![route.clone()],
             ingress: holm_manifest::IngressLimits::default(),
             config: BTreeMap::from([("LEVEL".to_owned(), "info".to_owned())]),
+            secrets: BTreeMap::new(),
             environments: BTreeMap::new(),
         });
         let digest = Digest::of(b"image");
@@ -136,6 +138,12 @@ mod tests {
             Event::AppStarted { app: app.clone() },
             Event::RouteAdded { app: app.clone(), route },
             Event::RouteRemoved { app: app.clone(), on: RouteMatch::TcpPort(5432) },
+            Event::SecretsChanged {
+                app: app.clone(),
+                set: "01990000-0000-7000-8000-00000000000a".parse().unwrap(),
+                changed: ["PASSWORD".parse().unwrap()].into(),
+                removed: ["OLD".parse().unwrap()].into(),
+            },
             Event::Ipv4Allocated { app: app.clone() },
             Event::Ipv4Released { app: app.clone() },
             Event::AppDestroyed { app: app.clone() },
@@ -158,6 +166,23 @@ mod tests {
                 memory: None,
             },
             Event::HostStopped { instances_kept: true },
+            Event::TokenCreated {
+                id: "0123456789ab".parse().unwrap(),
+                name: "ci".to_owned(),
+                hash: Digest::of(b"token"),
+                scope: Scope {
+                    permissions: [Permission::Deploy].into(),
+                    apps: Some(["hello".parse().unwrap()].into()),
+                },
+                expires_at: Some("2026-02-01T00:00:00Z".parse().unwrap()),
+            },
+            Event::TokenRevoked { id: "0123456789ab".parse().unwrap() },
+            Event::Asked {
+                verb: "exec".to_owned(),
+                about: Some("hello.web.1".to_owned()),
+                refused: Some("no".to_owned()),
+                unrecorded: 2,
+            },
         ]
     }
 
@@ -189,6 +214,7 @@ mod tests {
             routes: Vec::new(),
             ingress: holm_manifest::IngressLimits::default(),
             config: BTreeMap::new(),
+            secrets: Default::default(),
             environments: BTreeMap::new(),
         });
         let why = "a reason".to_owned();
@@ -220,17 +246,21 @@ mod tests {
             Event::AppStarted { .. } => 8,
             Event::RouteAdded { .. } => 9,
             Event::RouteRemoved { .. } => 10,
-            Event::Ipv4Allocated { .. } => 11,
-            Event::Ipv4Released { .. } => 12,
-            Event::AppDestroyed { .. } => 13,
-            Event::AppForgotten { .. } => 14,
-            Event::InstancePlaced { .. } => 15,
-            Event::InstanceRetired { .. } => 16,
-            Event::InstanceObserved { .. } => 17,
-            Event::InstanceEnded { .. } => 18,
-            Event::InstanceForgotten { .. } => 19,
-            Event::HostStarted { .. } => 20,
-            Event::HostStopped { .. } => 21,
+            Event::SecretsChanged { .. } => 11,
+            Event::Ipv4Allocated { .. } => 12,
+            Event::Ipv4Released { .. } => 13,
+            Event::AppDestroyed { .. } => 14,
+            Event::AppForgotten { .. } => 15,
+            Event::InstancePlaced { .. } => 16,
+            Event::InstanceRetired { .. } => 17,
+            Event::InstanceObserved { .. } => 18,
+            Event::InstanceEnded { .. } => 19,
+            Event::InstanceForgotten { .. } => 20,
+            Event::HostStarted { .. } => 21,
+            Event::HostStopped { .. } => 22,
+            Event::TokenCreated { .. } => 23,
+            Event::TokenRevoked { .. } => 24,
+            Event::Asked { .. } => 25,
         }
     }
 

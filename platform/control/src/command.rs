@@ -1,7 +1,9 @@
 //! What people ask of the control plane, and what they get back.
 
-use holm_manifest::{Manifest, ProcessName, Route, RouteMatch};
-use holm_model::id::{AppKey, DeploymentNumber, ReleaseNumber, Seq};
+use std::collections::BTreeSet;
+
+use holm_manifest::{Manifest, ProcessName, Route, RouteMatch, SecretName};
+use holm_model::id::{AppKey, DeploymentNumber, ReleaseNumber, SecretSetId, Seq};
 use serde::{Deserialize, Serialize};
 
 /// Something a person asks for.
@@ -65,6 +67,19 @@ pub enum Command {
         /// What the route matches.
         on: RouteMatch,
     },
+    /// Put a new set of secrets, which lies sealed on the host already, in the place of the newest one.
+    Secrets {
+        /// The app and environment.
+        app: AppKey,
+        /// The set.
+        set: SecretSetId,
+        /// The secrets whose values are new in it.
+        changed: BTreeSet<SecretName>,
+        /// The secrets that are no longer in it.
+        removed: BTreeSet<SecretName>,
+        /// Whether running instances are replaced at once, one after the other, where that is possible.
+        restart: bool,
+    },
     /// Let the app's routes be reached over IPv4 too, or no longer.
     Ipv4 {
         /// The app and environment.
@@ -92,6 +107,7 @@ impl Command {
             | Self::Start { app }
             | Self::RouteAdd { app, .. }
             | Self::RouteRemove { app, .. }
+            | Self::Secrets { app, .. }
             | Self::Ipv4 { app, .. }
             | Self::Destroy { app } => app,
         }

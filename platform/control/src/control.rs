@@ -239,6 +239,18 @@ impl Control {
         self.shared.record("host", None, move |_, _| vec![event]).await.map(drop)
     }
 
+    /// Records events of the installation that `actor` caused.
+    ///
+    /// # Errors
+    /// [`Refused`]: nothing was recorded.
+    ///
+    /// # Panics
+    /// When one of `events` is about an app.
+    pub async fn record_site(&self, actor: &str, events: Vec<Event>) -> Result<(), Refused> {
+        assert!(events.iter().all(|event| event.app().is_none()), "commands about apps are submitted");
+        self.shared.record(actor, None, move |_, _| events).await.map(drop)
+    }
+
     /// The newest state that is on disk.
     #[must_use]
     pub fn state(&self) -> Arc<State> {

@@ -9,6 +9,7 @@ use holm_model::state::{App, DeploymentKind, State};
 
 use crate::command::Command;
 use crate::refusal::Refusal;
+use crate::secrets::{self, Change};
 
 /// Most instances of one process type.
 pub const MAX_INSTANCES: u32 = 100;
@@ -30,7 +31,7 @@ pub fn decide(state: &State, rules: &Rules, command: &Command) -> Result<Vec<Eve
         (Some(app), Command::Destroy { .. }) if app.destroyed => return Ok(Vec::new()),
         (Some(app), _) if app.destroyed => return Err(Refusal::BeingDestroyed { app: key.clone() }),
         (Some(app), _) => app.clone(),
-        (None, Command::Deploy { .. }) => App::default(),
+        (None, Command::Deploy { .. } | Command::Secrets { .. }) => App::default(),
         (None, _) => {
             let known = state.apps.iter().filter(|(_, a)| !a.destroyed).map(|(key, _)| key.clone());
             return Err(Refusal::UnknownApp { app: key.clone(), known: known.collect() });
@@ -48,6 +49,9 @@ pub fn decide(state: &State, rules: &Rules, command: &Command) -> Result<Vec<Eve
         Command::Start { .. } => case.start(),
         Command::RouteAdd { route, .. } => case.route_add(route),
         Command::RouteRemove { on, .. } => case.route_remove(on),
+        Command::Secrets { set, changed, removed, restart, .. } => {
+            secrets::change(state, key, &app, &Change { set, changed, removed, restart: *restart })
+        }
         Command::Ipv4 { allocated, .. } if *allocated == app.ipv4 => Ok(Vec::new()),
         Command::Ipv4 { allocated: true, .. } => Ok(vec![Event::Ipv4Allocated { app: key.clone() }]),
         Command::Ipv4 { allocated: false, .. } => Ok(vec![Event::Ipv4Released { app: key.clone() }]),
@@ -74,6 +78,7 @@ impl Case<'_> {
         if self.app.stopped {
             return Err(Refusal::Stopped { app: self.key.clone() });
         }
+        secrets::check_set(self.key, &self.app.secrets, manifest)?;
         self.check_routes_free(manifest.routes_in(&self.key.env))?;
         self.check_room(self.app, manifest, true)?;
         Ok(vec![Event::DeployRequested {
@@ -137,6 +142,7 @@ impl Case<'_> {
             return Err(Refusal::Stopped { app: self.key.clone() });
         }
         if let Some(back) = self.state.release(self.key, release) {
+            secrets::check_set(self.key, &self.app.secrets, &back.manifest)?;
             self.check_routes_free(back.manifest.routes_in(&self.key.env))?;
             self.check_room(self.app, &back.manifest, true)?;
         }
@@ -264,7 +270,7 @@ impl Case<'_> {
 }
 
 /// The manifests that are or may soon be in force for `app`: the current release's, and those of a deployment under way.
-fn manifests<'a>(state: &'a State, app: &'a AppKey) -> impl Iterator<Item = &'a Manifest> {
+pub(crate) fn manifests<'a>(state: &'a State, app: &'a AppKey) -> impl Iterator<Item = &'a Manifest> {
     let manifest_of = |number| state.release(app, number).map(|release| &release.manifest);
     let current = state.apps.get(app).and_then(|doc| doc.current).and_then(manifest_of);
     let under_way = state.active_deployment(app).map(|(_, deployment)| deployment);

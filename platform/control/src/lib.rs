@@ -21,6 +21,7 @@ mod observe;
 mod order;
 mod planning;
 mod refusal;
+mod secrets;
 mod store;
 mod writer;
 

@@ -2,7 +2,7 @@
 
 use std::fmt::Display;
 
-use holm_manifest::{ProcessName, RouteMatch};
+use holm_manifest::{ProcessName, RouteMatch, SecretName};
 use holm_model::id::{AppKey, ReleaseNumber};
 use holm_planner::Shortage;
 
@@ -137,6 +137,34 @@ pub enum Refusal {
         /// What it matches.
         on: RouteMatch,
     },
+    /// The manifest asks for secrets that are not set.
+    SecretsMissing {
+        /// The app.
+        app: AppKey,
+        /// The secrets.
+        missing: Vec<SecretName>,
+    },
+    /// The app has no such secrets.
+    UnknownSecrets {
+        /// The app.
+        app: AppKey,
+        /// The secrets that were asked for.
+        unknown: Vec<SecretName>,
+    },
+    /// What runs needs the secrets.
+    SecretsNeeded {
+        /// The app.
+        app: AppKey,
+        /// The secrets.
+        needed: Vec<SecretName>,
+    },
+    /// More secrets than an app may have.
+    TooManySecrets {
+        /// The app.
+        app: AppKey,
+        /// How many there may be.
+        limit: usize,
+    },
     /// The app has moved on since the request was made.
     VersionConflict {
         /// The app.
@@ -182,6 +210,10 @@ impl Refusal {
             Self::PortReserved { .. } => "port_reserved",
             Self::UnknownRoute { .. } => "unknown_route",
             Self::RouteOfManifest { .. } => "route_of_manifest",
+            Self::SecretsMissing { .. } => "secrets_missing",
+            Self::UnknownSecrets { .. } => "unknown_secrets",
+            Self::SecretsNeeded { .. } => "secrets_needed",
+            Self::TooManySecrets { .. } => "too_many_secrets",
             Self::VersionConflict { .. } => "version_conflict",
             Self::KeyReused { .. } => "key_reused",
             Self::BadKey { .. } => "bad_key",
@@ -211,6 +243,11 @@ impl Refusal {
             Self::PortReserved { port } => format!("cannot route `tcp:{port}`"),
             Self::UnknownRoute { app, on } => format!("`{app}` has no route `{on}`"),
             Self::RouteOfManifest { on, .. } => format!("cannot remove the route `{on}`"),
+            Self::SecretsMissing { app, .. } => format!("cannot deploy `{app}`"),
+            Self::UnknownSecrets { app, unknown } => format!("`{app}` has no secret {}", list(unknown)),
+            Self::SecretsNeeded { app, .. } | Self::TooManySecrets { app, .. } => {
+                format!("cannot change the secrets of `{app}`")
+            }
             Self::KeyReused { .. } | Self::BadKey { .. } => "cannot accept the request".to_owned(),
         }
     }
@@ -243,6 +280,12 @@ impl Refusal {
             Self::PortReserved { port } => format!("Holm itself listens on port {port}"),
             Self::UnknownRoute { .. } => "no such route was added".to_owned(),
             Self::RouteOfManifest { .. } => "it comes from the manifest".to_owned(),
+            Self::SecretsMissing { missing, .. } => {
+                format!("its manifest asks for the secret {}, which is not set", list(missing))
+            }
+            Self::UnknownSecrets { .. } => "`holm secrets list` shows those there are".to_owned(),
+            Self::SecretsNeeded { needed, .. } => format!("the manifest in service asks for {}", list(needed)),
+            Self::TooManySecrets { limit, .. } => format!("an app has at most {limit}"),
             Self::VersionConflict { expected, actual, .. } => {
                 format!("the request was made from version {expected}, and the app is at version {actual}")
             }
@@ -276,6 +319,14 @@ impl Refusal {
             Self::PortReserved { .. } => "choose another port".to_owned(),
             Self::UnknownRoute { .. } => "`holm route list` shows the routes".to_owned(),
             Self::RouteOfManifest { .. } => "remove it from the manifest and deploy".to_owned(),
+            Self::SecretsMissing { missing, .. } => {
+                let name = missing.first().map_or("NAME", |name| name.as_str());
+                format!(
+                    "set it with `holm secrets set {name}`; say `required = false` in the manifest if it may be missing"
+                )
+            }
+            Self::UnknownSecrets { .. } | Self::TooManySecrets { .. } => "`holm secrets list` shows them".to_owned(),
+            Self::SecretsNeeded { .. } => "deploy a manifest that does not ask for it first".to_owned(),
             Self::VersionConflict { .. } => "look at the app again, then repeat the request".to_owned(),
             Self::KeyReused { .. } | Self::BadKey { .. } => "use a fresh key for each request".to_owned(),
             Self::BadManifest { .. }

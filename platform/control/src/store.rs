@@ -16,8 +16,15 @@ use compact::Base;
 
 mod compact;
 
-/// The layout of the database that this version writes.
-const SCHEMA_VERSION: i64 = 2;
+/// The layout of the database that this version writes, and the vocabulary of its events and documents: whatever an older
+/// Holm would not understand, or would lose, gets a new number, so that it refuses the database.
+///
+/// | schema | since |
+/// | --- | --- |
+/// | 1 | the first |
+/// | 2 | the log keeps a bounded number of events |
+/// | 3 | events and documents of secrets and tokens |
+const SCHEMA_VERSION: i64 = 3;
 
 /// How long a request's key is remembered.
 const KEYS_KEPT: jiff::SignedDuration = jiff::SignedDuration::from_hours(30 * 24);
@@ -258,10 +265,10 @@ impl Store {
         if found == SCHEMA_VERSION {
             return Ok(());
         }
+        let bounded = format!("DROP TRIGGER IF EXISTS events_never_go; {}", compact::SCHEMA);
         let steps = format!(
-            "BEGIN IMMEDIATE; DROP TRIGGER IF EXISTS events_never_go; {}
-             UPDATE meta SET value = {SCHEMA_VERSION} WHERE key = 'schema'; COMMIT",
-            compact::SCHEMA
+            "BEGIN IMMEDIATE; {} UPDATE meta SET value = {SCHEMA_VERSION} WHERE key = 'schema'; COMMIT",
+            if found < 2 { &bounded } else { "" }
         );
         self.run("bring the database to this version's schema", &steps)
     }

@@ -179,6 +179,14 @@ impl<'a> Sink<'a> {
         Report { sink: self, entry: Some((start, diagnostic)) }
     }
 
+    /// Notes a problem at `span` and shows nothing of the line but `span`: what stands beside it may be a secret.
+    pub(crate) fn hidden(&mut self, span: &Range<usize>, message: impl Into<String>) -> Report<'_, 'a> {
+        self.report(span, message).with(|d| {
+            d.at.text = d.at.text.chars().skip(d.at.indent).take(d.at.width).collect();
+            d.at.indent = 0;
+        })
+    }
+
     pub(crate) fn finish(mut self, file: &str) -> Option<ManifestError> {
         self.found.sort_by_key(|(start, _)| *start);
         let diagnostics: Vec<_> = self.found.into_iter().map(|(_, diagnostic)| diagnostic).collect();

@@ -11,14 +11,17 @@ mod model;
 mod name;
 mod parse;
 mod rollout;
+mod secret;
 mod section;
 mod unit;
 mod write;
 
 pub use diagnostic::{Diagnostic, ManifestError, Place};
 pub use ingress::IngressLimits;
-pub use model::{Environment, HealthCheck, HealthProbe, Manifest, Memory, Process, Route, RouteMatch, StopPolicy};
-pub use name::{AppName, EnvName, NameError, ProcessName};
+pub use model::{
+    Environment, HealthCheck, HealthProbe, Manifest, Memory, Process, Route, RouteMatch, SecretUse, StopPolicy,
+};
+pub use name::{AppName, EnvName, NameError, ProcessName, SecretName, SecretNameError};
 pub use parse::{MAX_FILE, check_route};
 pub use rollout::{ReleaseCommand, RestartPolicy, Strategy};
 pub use unit::{format_duration_ms, parse_duration_ms};

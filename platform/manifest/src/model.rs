@@ -8,7 +8,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::ingress::IngressLimits;
-use crate::name::{AppName, EnvName, ProcessName};
+use crate::name::{AppName, EnvName, ProcessName, SecretName};
 use crate::rollout::{ReleaseCommand, RestartPolicy, Strategy, is_default};
 
 /// A checked `holm.toml`.
@@ -36,6 +36,9 @@ pub struct Manifest {
     /// Plain configuration, given to every process as environment variables. Never for secrets.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub config: BTreeMap<String, String>,
+    /// How secrets that need more than the defaults are delivered. Never their values.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub secrets: BTreeMap<SecretName, SecretUse>,
     /// What differs in a named environment.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub environments: BTreeMap<EnvName, Environment>,
@@ -63,6 +66,27 @@ impl Manifest {
     pub fn instances_in(&self, env: &EnvName, process: &ProcessName) -> u32 {
         let own = self.environments.get(env).and_then(|e| e.instances.get(process).copied());
         own.or_else(|| self.processes.get(process).map(|p| p.instances)).unwrap_or(0)
+    }
+}
+
+/// How one secret is delivered. A secret that the manifest does not name is delivered as `SecretUse::default()` says, and
+/// need not be set.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SecretUse {
+    /// Whether no release with this manifest runs while the secret is not set.
+    pub required: bool,
+    /// Whether it is an environment variable too.
+    pub env: bool,
+    /// Permission bits of its file: 0 to 0o777.
+    pub mode: u32,
+    /// Owner of its file, as a user of the image: `name`, `uid`, `uid:gid`. `None`: the user the app runs as.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
+}
+
+impl Default for SecretUse {
+    fn default() -> Self {
+        Self { required: false, env: false, mode: 0o400, owner: None }
     }
 }
 

@@ -106,3 +106,73 @@ impl Default for EnvName {
         Self("prod".to_owned())
     }
 }
+
+/// Longest name of a secret, in bytes.
+const MAX_SECRET_NAME: usize = 128;
+
+/// Why a secret's name was refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "`{0}` is not a secret's name: use letters, digits, `_`, `-` and `.`, first a letter or `_`, at most {MAX_SECRET_NAME}"
+)]
+pub struct SecretNameError(String);
+
+/// The name of a secret: also the name of its file in the guest and, where the manifest wants that, of a variable.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct SecretName(String);
+
+impl SecretName {
+    /// Checks `name`: 1 to 128 of `A-Z a-z 0-9 _ - .`, first a letter or `_`.
+    ///
+    /// # Errors
+    /// [`SecretNameError`] shows the start of the name.
+    pub fn new(name: impl Into<String>) -> Result<Self, SecretNameError> {
+        let name = name.into();
+        let inner = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.');
+        let first = name.bytes().next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_');
+        if !first || name.len() > MAX_SECRET_NAME || !name.bytes().all(inner) {
+            let start = name.chars().take(20).map(|c| if c.is_control() { '\u{fffd}' } else { c });
+            return Err(SecretNameError(start.collect()));
+        }
+        Ok(Self(name))
+    }
+
+    /// The name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether it can be the name of an environment variable.
+    #[must_use]
+    pub fn is_variable(&self) -> bool {
+        !self.0.contains(['-', '.'])
+    }
+}
+
+impl fmt::Display for SecretName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+impl TryFrom<String> for SecretName {
+    type Error = SecretNameError;
+    fn try_from(name: String) -> Result<Self, SecretNameError> {
+        Self::new(name)
+    }
+}
+
+impl std::str::FromStr for SecretName {
+    type Err = SecretNameError;
+    fn from_str(name: &str) -> Result<Self, SecretNameError> {
+        Self::new(name)
+    }
+}
+
+impl From<SecretName> for String {
+    fn from(name: SecretName) -> String {
+        name.0
+    }
+}

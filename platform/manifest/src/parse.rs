@@ -10,6 +10,7 @@ use crate::ingress::IngressLimits;
 use crate::model::{Environment, HealthCheck, HealthProbe, Manifest, Memory, Process, Route, RouteMatch, StopPolicy};
 use crate::name::{AppName, EnvName, NameError, ProcessName};
 use crate::rollout::{read_deploy, read_release, read_restart};
+use crate::secret::read_secrets;
 use crate::section::{Field, Section};
 use crate::unit::{DURATION_FORM, MEMORY_FORM, SIGNALS};
 use crate::unit::{format_duration_ms, host_name_problem, memory_suggestion, parse_duration_ms, parse_memory_mib};
@@ -102,7 +103,19 @@ fn read_document(text: &str, sink: &mut Sink<'_>) -> Option<Manifest> {
             return None;
         }
     };
-    let known = ["schema", "app", "image", "process", "deploy", "release", "route", "ingress", "config", "environment"];
+    let known = [
+        "schema",
+        "app",
+        "image",
+        "process",
+        "deploy",
+        "release",
+        "route",
+        "ingress",
+        "config",
+        "secrets",
+        "environment",
+    ];
     let top = Section::strict(document.as_table(), 0..1, "the manifest".to_owned(), &known, sink);
     read_manifest(&top, sink)
 }
@@ -130,11 +143,12 @@ fn read_manifest(top: &Section<'_>, sink: &mut Sink<'_>) -> Option<Manifest> {
     let routes = top.get("route").and_then(|field| read_routes(&field, &processes, sink)).unwrap_or_default();
     let ingress = top.get("ingress").map(|field| IngressLimits::read(&field, sink)).unwrap_or_default();
     let config = top.get("config").map(|field| read_config(&field, "[config]", sink)).unwrap_or_default();
+    let secrets = top.get("secrets").map(|field| read_secrets(&field, sink)).unwrap_or_default();
     let environments = read_environments(top, &processes, sink);
     let strategy = read_deploy(top, sink);
     let release = read_release(top, processes.keys(), sink);
     let processes = processes.into_iter().filter_map(|(name, process)| Some((name, process?))).collect();
-    Some(Manifest { app: app?, image, processes, strategy, release, routes, ingress, config, environments })
+    Some(Manifest { app: app?, image, processes, strategy, release, routes, ingress, config, secrets, environments })
 }
 
 fn named<T>(name: Result<T, NameError>, span: &Range<usize>, sink: &mut Sink<'_>) -> Option<T> {

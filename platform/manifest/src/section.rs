@@ -112,6 +112,20 @@ impl<'d> Field<'d> {
         Some(text)
     }
 
+    /// Whether a text stands there.
+    pub(crate) const fn is_text(&self) -> bool {
+        matches!(self.item, Item::Value(Value::String(_)))
+    }
+
+    /// `true` or `false`.
+    pub(crate) fn truth(&self, sink: &mut Sink<'_>) -> Option<bool> {
+        let truth = self.item.as_bool();
+        if truth.is_none() {
+            self.wrong_kind("true or false", sink);
+        }
+        truth
+    }
+
     /// A whole number in `range`.
     pub(crate) fn number(&self, range: RangeInclusive<u32>, sink: &mut Sink<'_>) -> Option<u32> {
         let expected = format!("a whole number from {} to {}", range.start(), range.end());

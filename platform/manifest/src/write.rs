@@ -7,6 +7,7 @@ use toml_edit::{Array, ArrayOfTables, DocumentMut, InlineTable, Item, Table, Val
 use crate::model::{HealthCheck, HealthProbe, Manifest, Process, Route, RouteMatch, StopPolicy};
 use crate::parse::SCHEMA;
 use crate::rollout::{items, restart_item};
+use crate::secret::secrets_table;
 use crate::unit::{format_duration_ms, format_memory};
 
 impl Manifest {
@@ -33,6 +34,9 @@ impl Manifest {
         }
         if !self.config.is_empty() {
             document["config"] = Item::Table(config_table(&self.config));
+        }
+        if !self.secrets.is_empty() {
+            document["secrets"] = Item::Table(secrets_table(&self.secrets));
         }
         if !self.environments.is_empty() {
             let environments = self.environments.iter().map(|(name, environment)| {

@@ -126,3 +126,30 @@ fn deep_nesting_is_refused_without_exhausting_the_stack() {
     refused(&format!("{HEAD}process = {}", "{a=".repeat(50_000)));
     refused(&format!("{HEAD}[process.{}]\n", "a.".repeat(50_000) + "a"));
 }
+
+#[test]
+fn a_secret_that_is_written_into_a_manifest_is_refused_and_not_shown() {
+    for text in [
+        format!("{WEB}[secrets]\nPASSWORD = \"hunter2\"\n"),
+        format!("secrets = {{ OTHER = \"hunter2\", PASSWORD = \"hunter2\" }}\n{WEB}"),
+    ] {
+        let shown = refused(&text);
+        assert!(shown.contains("holm secrets set PASSWORD") && !shown.contains("hunter2"), "{shown}");
+    }
+}
+
+#[test]
+fn secrets_are_delivered_in_ways_that_exist() {
+    for (what, line) in [
+        ("permissions", "A = { mode = \"0999\" }"),
+        ("permissions", "A = { mode = \"4755\" }"),
+        ("true or false", "A = { env = \"yes\" }"),
+        ("variable", "\"a.key\" = { env = true }"),
+        ("not a user", "A = { owner = \"two words\" }"),
+        ("unknown field", "A = { value = \"x\" }"),
+        ("not a secret's name", "\"../a\" = {}"),
+    ] {
+        let shown = refused(&format!("{WEB}[secrets]\n{line}\n"));
+        assert!(shown.contains(what), "{line}: {shown}");
+    }
+}

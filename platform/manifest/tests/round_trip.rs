@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use holm_manifest::{
     AppName, EnvName, Environment, HealthCheck, HealthProbe, IngressLimits, Manifest, Memory, Process, ProcessName,
-    ReleaseCommand, RestartPolicy, Route, RouteMatch, StopPolicy, Strategy as Rollout,
+    ReleaseCommand, RestartPolicy, Route, RouteMatch, SecretName, SecretUse, StopPolicy, Strategy as Rollout,
 };
 use proptest::collection::{btree_map, vec};
 use proptest::option;
@@ -186,6 +186,12 @@ fn config() -> impl Strategy<Value = BTreeMap<String, String>> {
     btree_map("[A-Za-z_][A-Za-z0-9_]{0,8}", "[^\0]{0,16}", 0..4)
 }
 
+fn secrets() -> impl Strategy<Value = BTreeMap<SecretName, SecretUse>> {
+    let name = "[A-Za-z_][A-Za-z0-9_]{0,8}".prop_map(|n| SecretName::new(n).expect("made of the right letters"));
+    let how = (any::<bool>(), any::<bool>(), 0u32..=0o777, option::of("[a-z0-9]{1,8}(:[0-9]{1,4})?"));
+    btree_map(name, how.prop_map(|(required, env, mode, owner)| SecretUse { required, env, mode, owner }), 0..4)
+}
+
 fn manifest() -> impl Strategy<Value = Manifest> {
     let name = || "[a-z]([a-z0-9-]{0,8}[a-z0-9])?";
     let processes =
@@ -200,8 +206,8 @@ fn manifest() -> impl Strategy<Value = Manifest> {
         let image = option::of("[a-z]{1,8}(:[a-z0-9]{1,4})?");
         let strategy = prop_oneof![Just(Rollout::Rolling), Just(Rollout::BlueGreen)];
         let coming = (strategy, option::of(release()));
-        (name(), image, Just(processes), coming, routes(names), ingress(), config(), environments).prop_map(
-            |(app, image, processes, (strategy, release), routes, ingress, config, environments)| Manifest {
+        (name(), image, Just(processes), coming, routes(names), ingress(), config(), secrets(), environments).prop_map(
+            |(app, image, processes, (strategy, release), routes, ingress, config, secrets, environments)| Manifest {
                 app: AppName::new(app).expect("made of the right letters"),
                 image,
                 release: release.filter(|_| processes.keys().all(|name| name.as_str() != ReleaseCommand::PROCESS)),
@@ -210,6 +216,7 @@ fn manifest() -> impl Strategy<Value = Manifest> {
                 routes,
                 ingress,
                 config,
+                secrets,
                 environments,
             },
         )

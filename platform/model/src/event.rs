@@ -1,13 +1,14 @@
 //! The events of the log. What is recorded is never changed: a new meaning gets a new event.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
-use holm_manifest::{Manifest, ProcessName, Route, RouteMatch};
+use holm_manifest::{Manifest, ProcessName, Route, RouteMatch, SecretName};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::id::{AppKey, DeploymentNumber, Digest, InstanceName, ReleaseNumber, Seq};
+use crate::access::{Scope, TokenId};
+use crate::id::{AppKey, DeploymentNumber, Digest, InstanceName, ReleaseNumber, SecretSetId, Seq};
 use crate::report::{End, Phase};
 
 /// An event with its place in the log.
@@ -127,6 +128,18 @@ pub enum Event {
         /// What the route matched.
         on: RouteMatch,
     },
+    /// Somebody changed the app's secrets: there is a new version of the whole set. Never the values.
+    SecretsChanged {
+        /// The app and environment.
+        app: AppKey,
+        /// Where the whole new set lies, sealed.
+        set: SecretSetId,
+        /// The secrets that have a new value.
+        changed: BTreeSet<SecretName>,
+        /// The secrets that are gone.
+        #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+        removed: BTreeSet<SecretName>,
+    },
     /// Somebody allocated IPv4 to the app: its routes are reached over it too.
     Ipv4Allocated {
         /// The app and environment.
@@ -211,11 +224,49 @@ pub enum Event {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         memory: Option<u64>,
     },
+    /// Somebody made an access token.
+    TokenCreated {
+        /// Its public half.
+        id: TokenId,
+        /// What it is called.
+        name: String,
+        /// The hash of its secret half.
+        hash: Digest,
+        /// What it allows.
+        scope: Scope,
+        /// From when on it is worth nothing.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        expires_at: Option<Timestamp>,
+    },
+    /// Somebody revoked an access token.
+    TokenRevoked {
+        /// Its public half.
+        id: TokenId,
+    },
+    /// Somebody asked for something that is no event of its own, or was refused.
+    Asked {
+        /// What for: `exec`, `images prune`, `deploy`.
+        verb: String,
+        /// About what: an app, an instance, a source address.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        about: Option<String>,
+        /// Why it was refused; `None`: it was done.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        refused: Option<String>,
+        /// Refusals before this one that were too many to be recorded.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        unrecorded: u64,
+    },
     /// Holm stopped on a host, in good order.
     HostStopped {
         /// Whether the microVMs were left running.
         instances_kept: bool,
     },
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over references")]
+const fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 impl Event {
@@ -243,6 +294,7 @@ impl Event {
             | Self::AppStarted { app }
             | Self::RouteAdded { app, .. }
             | Self::RouteRemoved { app, .. }
+            | Self::SecretsChanged { app, .. }
             | Self::Ipv4Allocated { app }
             | Self::Ipv4Released { app }
             | Self::AppDestroyed { app }
@@ -252,7 +304,11 @@ impl Event {
             | Self::InstanceObserved { instance, .. }
             | Self::InstanceEnded { instance, .. }
             | Self::InstanceForgotten { instance } => Some(&instance.app),
-            Self::HostStarted { .. } | Self::HostStopped { .. } => None,
+            Self::HostStarted { .. }
+            | Self::HostStopped { .. }
+            | Self::TokenCreated { .. }
+            | Self::TokenRevoked { .. }
+            | Self::Asked { .. } => None,
         }
     }
 

@@ -32,7 +32,7 @@ pub struct ParseIdError {
 }
 
 impl ParseIdError {
-    fn new(text: &str, expected: &'static str) -> Self {
+    pub(crate) fn new(text: &str, expected: &'static str) -> Self {
         Self { text: text.chars().take(200).collect(), expected }
     }
 }
@@ -59,6 +59,49 @@ impl std::str::FromStr for AppKey {
 impl From<AppKey> for String {
     fn from(key: AppKey) -> String {
         key.to_string()
+    }
+}
+
+/// A set of secrets as it lies sealed on the host, never changed and never reused: 36 of `0-9 a-f -`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct SecretSetId(String);
+
+impl SecretSetId {
+    /// The id as text: also the stem of a file's name.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for SecretSetId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+impl TryFrom<String> for SecretSetId {
+    type Error = ParseIdError;
+    fn try_from(text: String) -> Result<Self, ParseIdError> {
+        text.parse()
+    }
+}
+
+impl std::str::FromStr for SecretSetId {
+    type Err = ParseIdError;
+    fn from_str(text: &str) -> Result<Self, ParseIdError> {
+        let fits = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b) || b == b'-';
+        if text.len() != 36 || !text.bytes().all(fits) {
+            return Err(ParseIdError::new(text, "the id of a set of secrets"));
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl From<SecretSetId> for String {
+    fn from(id: SecretSetId) -> String {
+        id.0
     }
 }
 

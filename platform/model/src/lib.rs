@@ -6,10 +6,12 @@
 
 #![forbid(unsafe_code)]
 
+pub mod access;
 mod endpoints;
 pub mod event;
 pub mod footprint;
 pub mod id;
 pub mod report;
+pub mod secrets;
 pub mod state;
 pub mod target;

@@ -8,9 +8,11 @@ use holm_manifest::{Manifest, ProcessName, Route, RouteMatch};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::access::{Token, TokenId};
 use crate::event::{Event, Recorded};
 use crate::id::{AppKey, DeploymentNumber, Digest, InstanceName, ReleaseNumber, Seq};
 use crate::report::{End, Phase};
+use crate::secrets::{AppSecrets, SecretsVersion};
 
 /// Everything Holm knows, as of one event.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -37,6 +39,9 @@ pub struct Site {
     /// What the last [`Event::HostStarted`] said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host: Option<Host>,
+    /// The access tokens that were not revoked.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub tokens: BTreeMap<TokenId, Token>,
 }
 
 /// What the last start of the host told.
@@ -89,6 +94,9 @@ pub struct App {
     /// Routes added beside those of the manifest.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub added_routes: BTreeMap<String, Route>,
+    /// Its secrets: names and versions.
+    #[serde(default, skip_serializing_if = "AppSecrets::is_empty")]
+    pub secrets: AppSecrets,
 }
 
 /// What can be run: an image by digest, and a manifest. Immutable but for its health.
@@ -125,6 +133,9 @@ pub struct Deployment {
     /// The release that served before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub previous: Option<ReleaseNumber>,
+    /// The version of the secrets it brings.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secrets: Option<SecretsVersion>,
     /// Who asked.
     pub actor: String,
     /// When it was asked for.
@@ -221,6 +232,9 @@ pub struct Instance {
     /// How it ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub end: Option<End>,
+    /// The version of the secrets it gets.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secrets: Option<SecretsVersion>,
 }
 
 impl Instance {
@@ -296,7 +310,10 @@ impl State {
         let mut touched = BTreeSet::new();
         if let Some(key) = recorded.event.app() {
             let known = self.apps.contains_key(key);
-            let creates = matches!(recorded.event, Event::DeployRequested { .. } | Event::RouteAdded { .. });
+            let creates = matches!(
+                recorded.event,
+                Event::DeployRequested { .. } | Event::RouteAdded { .. } | Event::SecretsChanged { .. }
+            );
             if !known && !creates {
                 return touched;
             }
@@ -332,10 +349,11 @@ impl State {
                 let Some(done) = self.deployments.get_mut(&key) else { return };
                 done.status = DeploymentStatus::Succeeded;
                 done.ended_at = Some(at);
-                let release = done.release;
+                let (release, secrets) = (done.release, done.secrets.clone());
                 touched.insert(DocumentKey::Deployment(app.clone(), *deployment));
                 if let (Some(app_doc), Some(number)) = (self.apps.get_mut(app), release) {
                     app_doc.current = Some(number);
+                    app_doc.secrets.serving = secrets;
                     if let Some(release) = self.releases.get_mut(&(app.clone(), number)) {
                         release.proven = true;
                         touched.insert(DocumentKey::Release(app.clone(), number));
@@ -373,6 +391,11 @@ impl State {
                     app.added_routes.remove(&on.to_string());
                 }
             }
+            Event::SecretsChanged { app, set, changed, removed } => {
+                if let Some(app) = self.apps.get_mut(app) {
+                    app.secrets.change(set, changed, removed);
+                }
+            }
             Event::Ipv4Allocated { app } => self.set_ipv4(app, true),
             Event::Ipv4Released { app } => self.set_ipv4(app, false),
             Event::AppDestroyed { app } => self.destroy(recorded, app, touched),
@@ -394,6 +417,7 @@ impl State {
                     healthy_at: None,
                     endpoints: BTreeMap::new(),
                     end: None,
+                    secrets: self.secrets_for_new_instance(&instance.app, *release),
                 };
                 self.instances.insert(instance.clone(), placed);
                 touched.insert(DocumentKey::Instance(instance.clone()));
@@ -421,7 +445,23 @@ impl State {
                 });
                 touched.insert(DocumentKey::Site);
             }
-            Event::HostStopped { .. } => {}
+            Event::TokenCreated { id, name, hash, scope, expires_at } => {
+                let token = Token {
+                    name: name.clone(),
+                    hash: hash.clone(),
+                    scope: scope.clone(),
+                    created_at: at,
+                    created_by: recorded.actor.clone(),
+                    expires_at: *expires_at,
+                };
+                self.site.tokens.insert(id.clone(), token);
+                touched.insert(DocumentKey::Site);
+            }
+            Event::TokenRevoked { id } => {
+                self.site.tokens.remove(id);
+                touched.insert(DocumentKey::Site);
+            }
+            Event::HostStopped { .. } | Event::Asked { .. } => {}
         }
     }
 
@@ -442,12 +482,14 @@ impl State {
         let Some(app_doc) = self.apps.get_mut(app) else { return };
         app_doc.last_deployment = app_doc.last_deployment.max(number);
         let ready = release.is_some();
+        let secrets = app_doc.secrets.for_deployment(&kind, app_doc.current.is_some());
         let deployment = Deployment {
             request: recorded.seq,
             kind,
             status: if ready { DeploymentStatus::RollingOut } else { DeploymentStatus::Preparing },
             release,
             previous: app_doc.current,
+            secrets,
             actor: recorded.actor.clone(),
             requested_at: recorded.at,
             started_at: ready.then_some(recorded.at),

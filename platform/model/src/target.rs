@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use holm_manifest::{HealthCheck, Memory, StopPolicy};
+use holm_manifest::{HealthCheck, Memory, SecretName, SecretUse, StopPolicy};
 use serde::{Deserialize, Serialize};
 
-use crate::id::{AppKey, Digest, InstanceName, ReleaseNumber, Seq};
+use crate::id::{AppKey, Digest, InstanceName, ReleaseNumber, SecretSetId, Seq};
 
 /// Everything a host should have. An instance that is not listed is removed with its folder.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -63,6 +63,21 @@ pub struct InstanceSpec {
     pub health: Option<HealthCheck>,
     /// How it is asked to end.
     pub stop: StopPolicy,
+    /// Its secrets; `None`: it has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secrets: Option<SecretsTarget>,
+}
+
+/// Which secrets an instance gets, and how. Never their values: the host opens the set when the guest greets it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SecretsTarget {
+    /// The version's number, which the guest is told.
+    pub version: u64,
+    /// Where the values lie.
+    pub set: SecretSetId,
+    /// How the secrets are delivered that need more than the defaults.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub uses: BTreeMap<SecretName, SecretUse>,
 }
 
 impl InstanceSpec {

@@ -11,6 +11,7 @@ use holm_manifest::{Manifest, ProcessName, RestartPolicy, Strategy};
 use holm_model::event::Event;
 use holm_model::id::{AppKey, DeploymentNumber, InstanceName, ReleaseNumber};
 use holm_model::report::{EndCause, Phase};
+use holm_model::secrets::SecretsVersion;
 use holm_model::state::{App, Deployment, DeploymentKind, DeploymentStatus, Instance, State};
 use jiff::{SignedDuration, Timestamp};
 
@@ -76,7 +77,8 @@ pub(crate) fn plan_app(state: &State, key: &AppKey, now: Timestamp, budget: &mut
         }
     }
     let wanted = wanted.and_then(|n| Some((n, &state.release(key, n)?.manifest)));
-    let step = Step { state, key, app, wanted, rolling: in_force, now };
+    let secrets = wanted.and_then(|(release, _)| state.secrets_for_new_instance(key, release));
+    let step = Step { state, key, app, wanted, secrets, rolling: in_force, now };
     let switch = step.processes().into_iter().all(|process| step.new_ones_serve(process));
     for process in step.processes() {
         settled &= step.plan_process(process, switch, budget, &mut decided);
@@ -225,7 +227,8 @@ pub fn standing(state: &State, key: &AppKey, process: &ProcessName) -> Standing 
         return Standing { wanted: 0, running: 0, healthy: 0, stale: 0, done: 0 };
     };
     let wanted = state.wanted_release(key).and_then(|n| Some((n, &state.release(key, n)?.manifest)));
-    let step = Step { state, key, app, wanted, rolling: None, now: Timestamp::UNIX_EPOCH };
+    let secrets = wanted.and_then(|(release, _)| state.secrets_for_new_instance(key, release));
+    let step = Step { state, key, app, wanted, secrets, rolling: None, now: Timestamp::UNIX_EPOCH };
     let live = step.instances().filter(|(name, i)| name.process == *process && i.is_live());
     let (fresh, stale): (Vec<_>, Vec<_>) = live.partition(|(_, i)| step.is_fresh(i));
     Standing {
@@ -254,6 +257,8 @@ struct Step<'a> {
     app: &'a App,
     /// The release that should run, with its manifest.
     wanted: Option<(ReleaseNumber, &'a Manifest)>,
+    /// The secrets its instances should have.
+    secrets: Option<SecretsVersion>,
     rolling: Option<(DeploymentNumber, &'a Deployment)>,
     now: Timestamp,
 }
@@ -288,7 +293,9 @@ impl<'a> Step<'a> {
     }
 
     fn is_fresh(&self, instance: &Instance) -> bool {
-        self.wanted.is_some_and(|(release, _)| instance.release == release && instance.epoch == self.app.epoch)
+        self.wanted.is_some_and(|(release, _)| instance.release == release)
+            && instance.epoch == self.app.epoch
+            && instance.secrets == self.secrets
     }
 
     /// Whether the old instances wait until all new ones can serve.

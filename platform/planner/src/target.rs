@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use holm_model::id::InstanceName;
 use holm_model::state::{Instance, State};
-use holm_model::target::{HostTarget, InstanceSpec, InstanceTarget, Want};
+use holm_model::target::{HostTarget, InstanceSpec, InstanceTarget, SecretsTarget, Want};
 
 use crate::routing::own_route;
 use crate::shape::Shape;
@@ -34,6 +34,11 @@ fn spec(state: &State, name: &InstanceName, instance: &Instance) -> Option<Insta
         memory: shape.memory(),
         health: shape.health(),
         stop: shape.stop(),
+        secrets: instance.secrets.clone().map(|version| SecretsTarget {
+            version: version.number,
+            set: version.set,
+            uses: release.manifest.secrets.clone(),
+        }),
     })
 }
 

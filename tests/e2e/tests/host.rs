@@ -16,7 +16,12 @@ use xtask::registry::Registry;
 use xtask::site::{free_port, loopback};
 use xtask::workspace::cache;
 
-const TESTS: [Test; 12] = [
+#[path = "host/access.rs"]
+mod access;
+#[path = "host/secrets.rs"]
+mod secrets;
+
+const TESTS: [Test; 15] = [
     ("deployed_image_is_reached_through_its_port", deployed_image_is_reached_through_its_port),
     ("exec_has_input_output_status_and_terminal", exec_has_input_output_status_and_terminal),
     ("rollout_scale_and_rollback_lose_no_request", rollout_scale_and_rollback_lose_no_request),
@@ -28,16 +33,32 @@ const TESTS: [Test; 12] = [
     ("killed_microvm_is_replaced", killed_microvm_is_replaced),
     ("guest_that_hangs_is_killed_after_its_grace", guest_that_hangs_is_killed_after_its_grace),
     ("stopped_started_and_destroyed", stopped_started_and_destroyed),
+    ("secrets_reach_the_app_and_nothing_else", secrets::secrets_reach_the_app_and_nothing_else),
+    (
+        "token_allows_what_it_names_from_afar_and_every_refusal_is_recorded",
+        access::token_allows_what_it_names_from_afar_and_every_refusal_is_recorded,
+    ),
+    ("rubbish_from_afar_harms_nothing", access::rubbish_from_afar_harms_nothing),
     ("rubbish_is_refused_and_harms_nothing", rubbish_is_refused_and_harms_nothing),
 ];
 
 /// The port that TLS host names share; chosen before Holm starts.
 static SNI_PORT: AtomicU64 = AtomicU64::new(0);
 
+/// The ports of the interface from afar and of the metrics; chosen before Holm starts.
+static REMOTE_PORT: AtomicU64 = AtomicU64::new(0);
+static METRICS_PORT: AtomicU64 = AtomicU64::new(0);
+
 fn main() -> ExitCode {
     let sni = free_port().unwrap_or(8443);
     SNI_PORT.store(u64::from(sni), Ordering::Relaxed);
-    let batch = Batch::new(&["--network", "user", "--sni-port", &sni.to_string(), "--memory", "8GiB"]);
+    let (remote, metrics) = (free_port().unwrap_or(7443), free_port().unwrap_or(9464));
+    REMOTE_PORT.store(u64::from(remote), Ordering::Relaxed);
+    METRICS_PORT.store(u64::from(metrics), Ordering::Relaxed);
+    let (remote, metrics) = (loopback(remote).to_string(), loopback(metrics).to_string());
+    let sni = sni.to_string();
+    let up = ["--network", "user", "--sni-port", &sni, "--memory", "8GiB", "--remote", &remote, "--metrics", &metrics];
+    let batch = Batch::new(&up);
     run(batch, Batch::begin, &TESTS, ("down_leaves_nothing_behind", down_leaves_nothing_behind))
 }
 

@@ -81,7 +81,7 @@ fn build_quietly(build: &mut std::process::Command) -> Result<()> {
     output(build.arg("--quiet")).map(drop).context("the build failed")
 }
 
-/// Builds Holm for use and puts `holm` and the guest's PID 1 side by side into `target/dist`.
+/// Builds Holm for use and puts `holm`, the guest's PID 1, the systemd unit and the manual pages into `target/dist`.
 ///
 /// # Errors
 /// When something does not build or cannot be copied.
@@ -93,6 +93,10 @@ pub fn dist() -> Result<()> {
         let name = program.file_name().context("a program without a name")?;
         std::fs::copy(program, folder.join(name)).with_context(|| format!("cannot copy {}", program.display()))?;
     }
+    std::fs::copy(workspace().join("platform/cli/holm.service"), folder.join("holm.service"))?;
+    let mut manual = std::process::Command::new(folder.join("holm"));
+    let made = manual.args(["--quiet", "docs", "--man"]).arg(folder.join("man")).status()?;
+    anyhow::ensure!(made.success(), "the manual pages could not be written");
     println!("{}/holm is ready; its guests start with holm-linux-init beside it", folder.display());
     Ok(())
 }

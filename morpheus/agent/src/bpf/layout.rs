@@ -44,7 +44,7 @@ impl Place {
 }
 
 /// Bytes of `struct morpheus_ledger`.
-pub const LEDGER_SIZE: usize = 264;
+pub const LEDGER_SIZE: usize = 272;
 
 /// What became of a worker's hints, as the programs saw it. `struct morpheus_ledger`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
@@ -55,7 +55,7 @@ pub struct Ledger {
     pub taken: u32,
     /// Hints still pending when the kernel took the CPU away.
     pub ignored: u32,
-    /// Hints overtaken by the worker's own sleep.
+    /// Hints overtaken by the worker's own sleep, or by a weightier one.
     pub moot: u32,
     /// Sum of the latencies from hint to yield, in ns.
     pub latency_sum_ns: u64,

@@ -44,6 +44,10 @@ impl Guest for ConnectedGuest {
         self.connection.hello().boot.clone()
     }
 
+    fn can(&self, feature: &str) -> bool {
+        self.connection.hello().features.contains(feature)
+    }
+
     fn closed(&self) -> BoxFuture<'_, ()> {
         self.connection.closed().boxed()
     }

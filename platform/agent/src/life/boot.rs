@@ -2,15 +2,16 @@
 
 use std::sync::{Arc, PoisonError};
 
-use holm_guest_control::Phase as GuestPhase;
+use holm_guest_control::secrets::GuestSecrets;
+use holm_guest_control::{Features, Phase as GuestPhase};
 use holm_model::report::{EndCause, Phase};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{Life, Session, names};
-use crate::guest_config::guest_config;
+use crate::guest_config::{guest_config, guest_secrets};
 use crate::journal::Step;
-use crate::world::{Attachment, Guest, GuestFailure, Image, Machine};
+use crate::world::{Attachment, Failure, Guest, GuestFailure, Image, Machine};
 
 impl Life {
     /// Brings the app to its start. A guest that was configured or started by an earlier agent is taken as it is. On an
@@ -77,8 +78,9 @@ impl Life {
         if phase == GuestPhase::Booted {
             self.note(Step::Greeted { boot: guest.boot_marks() });
             let (image, network) = self.made()?;
-            let config =
-                guest_config(&self.spec, &image, &network).map_err(|failure| GuestFailure::Refused(failure.0))?;
+            let secrets = self.secrets(guest).await?;
+            let config = guest_config(&self.spec, &image, &network, secrets);
+            let config = config.map_err(|failure| GuestFailure::Refused(failure.0))?;
             guest.configure(&config).await?;
             self.note(Step::Configured);
         }
@@ -86,6 +88,18 @@ impl Life {
             guest.start().await?;
         }
         Ok(())
+    }
+
+    /// The values of the instance's secrets, opened now and kept nowhere.
+    async fn secrets(&self, guest: &dyn Guest) -> Result<Option<GuestSecrets>, GuestFailure> {
+        let Some(target) = &self.spec.secrets else { return Ok(None) };
+        if !guest.can(Features::SECRETS) {
+            let why = "the guest is too old to take secrets; `holm guest import` makes a newer one";
+            return Err(GuestFailure::Refused(why.to_owned()));
+        }
+        let refused = |failure: Failure| GuestFailure::Refused(failure.0);
+        let values = self.shared.world.open_secrets(self.spec.app(), &target.set).await.map_err(refused)?;
+        guest_secrets(target, &values).map(Some).map_err(refused)
     }
 
     fn made(&self) -> Result<(Image, Attachment), GuestFailure> {

@@ -6,8 +6,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use holm_agent::AgentHandle;
-use holm_api::backend::LogStream;
+use holm_api::access::{NewToken, TokenWish};
+use holm_api::backend::{Audit, LogStream};
 use holm_api::exec::{ExecRequest, ExecSession};
+use holm_api::secrets::{SecretDifferences, SecretsChange, SecretsComparison};
 use holm_api::wire::{
     Accepted, Command, EventQuery, Finding, GuestImport, GuestSummary, ImageDetail, ImageProgress, ImageStep,
     ImageSummary, LayerSummary, LiveInstance, LogQuery, PruneReport, Shutdown, Submission,
@@ -15,16 +17,21 @@ use holm_api::wire::{
 use holm_api::{Backend, Problem, ProblemCode};
 use holm_control::{Control, Meta, Refused};
 use holm_image::{ImageRecord, ImageStore};
+use holm_model::access::TokenId;
 use holm_model::event::Recorded;
 use holm_model::id::{AppKey, DeploymentNumber, Digest, InstanceName, Seq};
 use holm_model::state::State;
 use holm_vmm::GuestStore;
 use tokio::sync::watch;
+use uuid::Uuid;
 
+use super::access::Desk;
+use super::checks::Clocks;
 use super::findings;
 use super::front::Front;
 use super::images::chain;
-use super::{exec, guest, logs};
+use super::secrets::Keeper;
+use super::{exec, guest, logs, metrics};
 
 /// Most events read from the log at once.
 const EVENT_PAGE: u32 = 10_000;
@@ -37,11 +44,15 @@ pub(crate) struct Host {
     pub(crate) agent: Arc<AgentHandle>,
     pub(crate) images: ImageStore,
     pub(crate) guests: GuestStore,
+    pub(crate) secrets: Keeper,
+    pub(crate) desk: Arc<Desk>,
+    /// How the clocks stood when Holm started.
+    pub(crate) clocks: Clocks,
     pub(crate) front: Arc<Front>,
     pub(crate) stop: watch::Sender<Option<Shutdown>>,
 }
 
-fn refused(refused: Refused) -> Problem {
+pub(super) fn refused(refused: Refused) -> Problem {
     match refused {
         Refused::Refusal(refusal) => {
             let problem = Problem::new(code(refusal.code()), refusal.what()).because(refusal.why());
@@ -58,7 +69,9 @@ fn refused(refused: Refused) -> Problem {
 /// The kind of problem that goes with a refusal's machine-readable code.
 fn code(refusal: &str) -> ProblemCode {
     match refusal {
-        "unknown_app" | "unknown_process" | "unknown_release" | "unknown_route" => ProblemCode::NotFound,
+        "unknown_app" | "unknown_process" | "unknown_release" | "unknown_route" | "unknown_secrets" => {
+            ProblemCode::NotFound
+        }
         "version_conflict" | "route_taken" | "key_reused" => ProblemCode::Conflict,
         "bad_key" | "no_image" | "bad_manifest" | "bad_route" | "other_apps_manifest" => ProblemCode::BadRequest,
         _ => ProblemCode::Refused,
@@ -96,6 +109,30 @@ impl Backend for Host {
         let meta = Meta::new(submission.actor).with_key(submission.key.to_string());
         let accepted = self.control.submit(to_control(submission.command), meta).await.map_err(refused)?;
         Ok(Accepted { seq: accepted.seq, deployment: accepted.deployment, changed: accepted.changed })
+    }
+
+    async fn create_token(&self, actor: String, wish: TokenWish) -> Result<NewToken, Problem> {
+        self.desk.create(&self.control, &actor, wish).await
+    }
+
+    async fn revoke_token(&self, actor: String, id: TokenId) -> Result<(), Problem> {
+        self.desk.revoke(&self.control, &actor, id).await
+    }
+
+    async fn audit(&self, audit: Audit) {
+        self.desk.audit(&self.control, audit).await;
+    }
+
+    async fn metrics(&self) -> String {
+        metrics::text(self).await
+    }
+
+    async fn change_secrets(&self, key: Uuid, actor: String, change: SecretsChange) -> Result<Accepted, Problem> {
+        self.secrets.change(&self.control, key, actor, change).await
+    }
+
+    async fn compare_secrets(&self, comparison: SecretsComparison) -> Result<SecretDifferences, Problem> {
+        self.secrets.compare(&self.control.state(), comparison).await
     }
 
     async fn events(&self, query: EventQuery, limit: u32) -> Result<Vec<Recorded>, Problem> {

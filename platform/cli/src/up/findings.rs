@@ -3,12 +3,11 @@
 use std::path::Path;
 
 use holm_api::wire::{Finding, FindingLevel};
+use holm_control::EventQuery;
 use holm_vmm::{CpuShares, GuestStore};
 
 use super::backend::Host;
-
-/// Free space below which a host is in trouble, in bytes.
-const LITTLE_SPACE: u64 = 1 << 30;
+use super::checks;
 
 /// Looks at a host where Holm runs.
 pub(crate) async fn of_running_host(host: &Host) -> Vec<Finding> {
@@ -28,6 +27,12 @@ pub(crate) async fn of_running_host(host: &Host) -> Vec<Finding> {
         let text = format!("cannot listen on {listener}: {why}");
         let hint = "choose another port, or end what listens there; it is tried again every second";
         findings.push(Finding { hint: Some(hint.to_owned()), ..finding("ingress", FindingLevel::Fail, text) });
+    }
+    let newest = host.control.events(EventQuery { limit: 1, newest: true, ..EventQuery::default() }).await;
+    let newest = newest.ok().and_then(|events| Some(events.last()?.at));
+    findings.push(checks::clock(host.clocks, newest, jiff::Timestamp::now()));
+    if let Some((address, fingerprint)) = host.desk.remote {
+        findings.push(finding("remote interface", FindingLevel::Ok, format!("{address}, {fingerprint}")));
     }
     match host.control.verify().await {
         Ok(verified) if verified.differing.is_empty() => {
@@ -61,7 +66,8 @@ pub(crate) async fn of_machine(state_dir: &Path) -> Vec<Finding> {
             ..finding("network", FindingLevel::Warn, format!("QEMU's user network: {missing}"))
         },
     });
-    findings.push(space(state_dir));
+    findings.extend(checks::state_folder(state_dir));
+    findings.extend(checks::leftovers(state_dir));
     findings
 }
 
@@ -85,20 +91,4 @@ fn of_vmm(seen: holm_vmm::doctor::Finding) -> Finding {
         Level::Broken => FindingLevel::Fail,
     };
     Finding { subject: subject.to_owned(), level, text: seen.message, hint: seen.hint }
-}
-
-fn space(state_dir: &Path) -> Finding {
-    let subject = "state folder";
-    match rustix::fs::statvfs(state_dir) {
-        Ok(seen) => {
-            let free = seen.f_bavail * seen.f_frsize;
-            let text = format!("{}: {} MiB free", state_dir.display(), free >> 20);
-            if free < LITTLE_SPACE {
-                let hint = "`holm images prune` removes images that no release uses";
-                return Finding { hint: Some(hint.to_owned()), ..finding(subject, FindingLevel::Warn, text) };
-            }
-            finding(subject, FindingLevel::Ok, text)
-        }
-        Err(error) => finding(subject, FindingLevel::Fail, format!("{}: {error}", state_dir.display())),
-    }
 }

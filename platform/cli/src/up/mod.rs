@@ -2,15 +2,21 @@
 //!
 //! | module | concept |
 //! | --- | --- |
+//! | `access` | tokens, the audit log, and the interface from afar |
 //! | `backend` | everything behind the API |
+//! | `checks` | what `holm doctor` looks at beside microVMs |
 //! | `detach` | `--detach`: the same in the background |
 //! | `exec`, `logs` | the two streams of the API |
 //! | `findings` | what `holm doctor` looks at |
 //! | `front` | the ingress, following the state |
 //! | `guest` | guest kernels: listed and imported |
+//! | `metrics` | figures for Prometheus |
+//! | `secrets` | changes of secrets, and which sets are kept |
 //! | `images` | the image store, for the control plane |
 
+mod access;
 mod backend;
+mod checks;
 mod detach;
 mod exec;
 mod findings;
@@ -18,8 +24,10 @@ mod front;
 mod guest;
 mod images;
 mod logs;
+mod metrics;
+mod secrets;
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,7 +41,9 @@ use holm_image::{ImageStore, RegistryOptions, StoreOptions};
 use holm_ingress::Ingress;
 use holm_manifest::Memory;
 use holm_model::event::Event;
+use holm_secrets::Vault;
 use holm_vmm::{AccelKind, Acceleration, GuestStore};
+use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -41,9 +51,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::args::{Acceleration as AccelChoice, Network as NetworkChoice};
+pub(crate) use access::RemoteOptions;
+use access::{Desk, Remote};
 use backend::Host;
+use checks::Clocks;
 use front::{Front, Listen};
 pub(crate) use front::{ProxyFrom, ipv4_beside};
+use secrets::Keeper;
 
 /// What `holm up` was told.
 #[derive(Debug, Clone)]
@@ -70,6 +84,12 @@ pub(crate) struct UpOptions {
     pub(crate) registry_auth: Option<PathBuf>,
     /// Registries that are spoken to without TLS, as `host:port`.
     pub(crate) insecure_registries: Vec<String>,
+    /// The group whose members may talk to Holm too.
+    pub(crate) socket_group: Option<String>,
+    /// The interface from afar.
+    pub(crate) remote: Option<RemoteOptions>,
+    /// Where metrics are served.
+    pub(crate) metrics: Option<SocketAddr>,
 }
 
 /// The program that runs microVMs.
@@ -81,6 +101,8 @@ const FAREWELL: Duration = Duration::from_secs(5);
 /// Runs Holm until it is told to go down, or starts it in the background.
 pub(crate) fn run(options: UpOptions) -> Result<(), Problem> {
     let not_started = |error: anyhow::Error| problem("cannot start holm", &error);
+    // Logs of apps, events and settings are not for every user of the machine.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o027));
     if options.detach {
         let started = runtime().and_then(|runtime| runtime.block_on(detach::start(&options.state)));
         return started.map_err(not_started);
@@ -132,6 +154,10 @@ pub(crate) async fn doctor(state: &Path) -> Vec<Finding> {
 /// Everything that runs.
 struct Site {
     host: Arc<Host>,
+    remote: Option<Remote>,
+    /// Where metrics are scraped.
+    scraped: Option<TcpListener>,
+    socket_group: Option<u32>,
     stopping: watch::Receiver<Option<Shutdown>>,
     stop: CancellationToken,
     tasks: TaskTracker,
@@ -146,6 +172,18 @@ impl Site {
         let images = ImageStore::open(dir.join("images"), store_options(options)).await;
         let images = images.context("cannot open the image store")?;
         let guests = GuestStore::open(&dir.join("guests")).context("cannot open the store of guests")?;
+        let socket_group = options.socket_group.as_deref().map(group_id).transpose()?;
+        let remote = match &options.remote {
+            Some(remote) => Some(Remote::bind(remote, dir).await?),
+            None => None,
+        };
+        let scraped = match options.metrics {
+            Some(at) => Some(TcpListener::bind(at).await.with_context(|| format!("cannot listen on {at}"))?),
+            None => None,
+        };
+        let desk = Arc::new(Desk::new(remote.as_ref()));
+        let vault = Vault::open(&dir.join("secrets")).context("cannot open the vault of secrets")?;
+        let secrets = Keeper::new(vault);
         let rules = Rules { reserved_ports: [options.sni_port].into() };
         let control =
             Control::open(dir, Arc::new(images::HostImages(images.clone())), Options { rules, ..Options::default() });
@@ -178,6 +216,7 @@ impl Site {
                 host_tag: host_id,
                 images: images.clone(),
                 guests: guests.clone(),
+                secrets: Arc::clone(&secrets.vault),
                 acceleration,
                 network,
                 dns: name_servers(),
@@ -193,19 +232,39 @@ impl Site {
         tasks.spawn(Arc::clone(&front).follow(control.clone(), stop.clone()));
         tasks.spawn(pass_reports(Arc::clone(&agent), control.clone(), stop.clone()));
         let (told, stopping) = watch::channel(None);
-        let host = Host { state_dir: dir.clone(), control, agent, images, guests, front, stop: told };
-        Ok(Self { host: Arc::new(host), stopping, stop, tasks })
+        tasks.spawn(secrets.clone().sweep(control.clone(), stop.clone()));
+        let host = Host {
+            state_dir: dir.clone(),
+            control,
+            agent,
+            images,
+            guests,
+            secrets,
+            desk,
+            clocks: Clocks::now(),
+            front,
+            stop: told,
+        };
+        Ok(Self { host: Arc::new(host), remote, scraped, socket_group, stopping, stop, tasks })
     }
 
     /// Serves the API until somebody or a signal says stop, then ends everything in order: instances (unless kept), log,
     /// ingress, and the API last, so that whoever waits for the end sees how far it is.
     async fn serve(mut self) -> Result<()> {
         let state_dir = self.host.state_dir.clone();
-        let listener = holm_api::socket::bind(&state_dir).await;
+        let listener = holm_api::socket::bind(&state_dir, self.socket_group).await;
         let listener = listener.with_context(|| format!("cannot listen in {}", state_dir.display()))?;
         let served = CancellationToken::new();
         let api = holm_api::server::serve(listener, Arc::clone(&self.host), env!("CARGO_PKG_VERSION"), served.clone());
         let mut api = tokio::spawn(api);
+        if let Some(Remote { listener, tls, address, fingerprint }) = self.remote.take() {
+            tracing::info!(%address, %fingerprint, "the remote interface is up");
+            let (host, version) = (Arc::clone(&self.host), env!("CARGO_PKG_VERSION"));
+            self.tasks.spawn(holm_api::remote::serve(listener, tls, host, version, self.stop.clone()));
+        }
+        if let Some(listener) = self.scraped.take() {
+            self.tasks.spawn(metrics::serve(listener, Arc::clone(&self.host), self.stop.clone()));
+        }
         let mut interrupt = signal(SignalKind::interrupt()).context("cannot watch for signals")?;
         let mut terminate = signal(SignalKind::terminate()).context("cannot watch for signals")?;
         tracing::info!(state = %state_dir.display(), "holm is up");
@@ -284,6 +343,16 @@ fn host_id(dir: &Path) -> Result<String> {
     let written = write_durably(&path, &id);
     written.with_context(|| format!("cannot write {}", path.display()))?;
     Ok(id)
+}
+
+/// The number of a group by its name, or as it was given.
+fn group_id(name: &str) -> Result<u32> {
+    let groups = std::fs::read_to_string("/etc/group").context("cannot read /etc/group")?;
+    let found = groups.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        (fields.next()? == name).then(|| fields.nth(1)?.parse().ok()).flatten()
+    });
+    found.or_else(|| name.parse().ok()).with_context(|| format!("there is no group `{name}`"))
 }
 
 /// Writes a small file so that it is there whole or not at all, also after a power cut.

@@ -73,6 +73,7 @@ fn manifest(app: &AppName, image: Option<&str>, port: Option<u16>) -> Result<Man
         release: None,
         routes: route.into_iter().collect(),
         config: BTreeMap::new(),
+        secrets: BTreeMap::new(),
         ingress: Default::default(),
         environments: BTreeMap::new(),
     })

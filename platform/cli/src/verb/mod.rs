@@ -17,11 +17,13 @@ mod plan;
 pub(crate) mod reference;
 mod route;
 mod scale;
+mod secrets;
 mod site;
 mod status;
+mod tokens;
 
 use clap::CommandFactory;
-use holm_api::Client;
+use holm_api::{Client, RemoteHost};
 
 use crate::args::{Cli, Verb};
 use crate::exit::{Exit, Failure};
@@ -45,11 +47,19 @@ pub(crate) fn run(cli: Cli, out: &Output) -> Result<(), Failure> {
             clap_complete::generate(completions.shell, &mut Cli::command(), "holm", &mut std::io::stdout());
             Ok(())
         }
-        Verb::Docs => out.text(&reference::page()),
+        Verb::Docs { man: None } => out.text(&reference::page()),
+        Verb::Docs { man: Some(folder) } => reference::manual(&folder, out),
         Verb::Up(up) => site::up(up, state?),
         verb => {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            let context = Context { client: Client::new(state?), out };
+            let client = match cli.global.host.as_ref().filter(|host| !host.is_empty()) {
+                Some(host) => {
+                    let token = std::env::var("HOLM_TOKEN").unwrap_or_default();
+                    Client::of_remote(RemoteHost::new(host, token.trim()).map_err(|e| Failure::usage(e.to_string()))?)
+                }
+                None => Client::new(state?),
+            };
+            let context = Context { client, out };
             let done = runtime.block_on(ask(verb, &context));
             // A blocked read of standard input must not hold the end up.
             runtime.shutdown_background();
@@ -60,7 +70,7 @@ pub(crate) fn run(cli: Cli, out: &Output) -> Result<(), Failure> {
 
 async fn ask(verb: Verb, context: &Context<'_>) -> Result<(), Failure> {
     match verb {
-        Verb::Init(_) | Verb::Completions(_) | Verb::Docs | Verb::Up(_) => Ok(()),
+        Verb::Init(_) | Verb::Completions(_) | Verb::Docs { .. } | Verb::Up(_) => Ok(()),
         Verb::Down(down) => site::down(&down, context).await,
         Verb::Version => site::version(context).await,
         Verb::Deploy(deploy) => deploy::deploy(&deploy, context).await,
@@ -77,6 +87,9 @@ async fn ask(verb: Verb, context: &Context<'_>) -> Result<(), Failure> {
         Verb::Start(app) => change::start(&app, context).await,
         Verb::Destroy(destroy) => change::destroy(&destroy, context).await,
         Verb::Route(verb) => route::run(&verb, context).await,
+        Verb::Secrets(verb) => secrets::run(&verb, context).await,
+        Verb::Tokens(verb) => tokens::run(&verb, context).await,
+        Verb::Metrics => context.out.text(&context.client.metrics().await?),
         Verb::Ipv4(verb) => ipv4::run(&verb, context).await,
         Verb::Events(events) => events::run(&events, context).await,
         Verb::Explain(explain) => explain::run(&explain, context).await,

@@ -30,6 +30,8 @@ struct Plan {
     manifest: Vec<Difference>,
     /// The instances that would be replaced, if anything changes.
     replaced: Vec<InstanceName>,
+    /// The version of the secrets that would come into service; `null`: it serves already, or there is none.
+    secrets: Option<u64>,
     routes_added: Vec<String>,
     routes_removed: Vec<String>,
     /// How the new instances take the place of the old ones.
@@ -63,7 +65,9 @@ fn plan(state: &State, wish: Wish) -> Plan {
     let digest: Option<Digest> = image.rsplit_once('@').and_then(|(_, digest)| digest.parse().ok());
     let same_manifest = release.is_some_and(|release| release.manifest_hash == manifest_hash(manifest));
     let same_image = release.and_then(|release| Some(release.digest == *digest.as_ref()?));
-    let changes = match (same_manifest, same_image) {
+    let staged = state.apps.get(&app).filter(|doc| !doc.secrets.is_served());
+    let secrets = staged.and_then(|doc| doc.secrets.newest.as_ref()).map(|version| version.number);
+    let changes = match (same_manifest && secrets.is_none(), same_image) {
         (true, Some(same)) => Some(!same),
         (true, None) => None,
         (false, _) => Some(true),
@@ -83,6 +87,7 @@ fn plan(state: &State, wish: Wish) -> Plan {
         changes,
         manifest: release.map(|release| differences(&release.manifest, manifest)).unwrap_or_default(),
         replaced,
+        secrets,
         routes_added: without(&after, &before),
         routes_removed: without(&before, &after),
         strategy: manifest.strategy,
@@ -149,6 +154,7 @@ fn render(plan: &Plan) -> String {
     };
     let fields = plan.manifest.iter().map(|d| format!("{}: {} \u{2192} {}", d.field, shown(&d.from), shown(&d.to)));
     block("manifest:", fields.collect());
+    block("secrets:", plan.secrets.iter().map(|version| format!("version {version} comes into service")).collect());
     block("routes added:", plan.routes_added.clone());
     block("routes removed:", plan.routes_removed.clone());
     block("runs once before:", plan.release_command.iter().map(|command| command.join(" ")).collect());

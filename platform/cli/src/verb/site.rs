@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::{Context, interrupted, stopped_by_user};
 use crate::args::{Down, Up};
 use crate::exit::Failure;
-use crate::up::{self, UpOptions};
+use crate::up::{self, RemoteOptions, UpOptions};
 
 /// How often a Holm that goes down is looked at.
 const LOOK: Duration = Duration::from_millis(100);
@@ -30,6 +30,9 @@ pub(crate) fn up(up: Up, state: PathBuf) -> Result<(), Failure> {
         registry_auth: up.registry_auth,
         proxies: up.proxy_from,
         insecure_registries: up.insecure_registry,
+        socket_group: up.socket_group,
+        remote: up.remote.map(|listen| RemoteOptions { listen, certificate: up.remote_cert.zip(up.remote_key) }),
+        metrics: up.metrics,
     };
     Ok(up::run(options)?)
 }
@@ -60,7 +63,9 @@ async fn until_gone(context: &Context<'_>, keep_instances: bool) -> Result<(), F
     let mut told = None;
     loop {
         match context.client.state(None).await {
-            Err(ClientError::NotRunning { .. } | ClientError::Cut(_)) => return Ok(()),
+            Err(ClientError::NotRunning { .. } | ClientError::NotReachable { .. } | ClientError::Cut(_)) => {
+                return Ok(());
+            }
             Err(ClientError::Problem(_)) => {}
             Err(error) => return Err(error.into()),
             Ok(state) => {
@@ -84,7 +89,7 @@ struct Versions {
 pub(crate) async fn version(context: &Context<'_>) -> Result<(), Failure> {
     let server = match context.client.version().await {
         Ok(server) => Some(server.version),
-        Err(ClientError::NotRunning { .. } | ClientError::NotAllowed { .. }) => None,
+        Err(ClientError::NotRunning { .. } | ClientError::NotAllowed { .. } | ClientError::NotReachable { .. }) => None,
         Err(error) => return Err(error.into()),
     };
     let versions = Versions { client: env!("CARGO_PKG_VERSION"), server };

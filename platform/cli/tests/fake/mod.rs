@@ -5,21 +5,27 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use futures_util::StreamExt;
-use holm_api::backend::LogStream;
+use holm_api::access::{NewToken, TokenWish, mint};
+use holm_api::backend::{Audit, LogStream};
 use holm_api::exec::{ExecExit, ExecInput, ExecOutput, ExecRequest, ExecSession, QUEUE};
+use holm_api::secrets::{SecretDifferences, SecretsChange, SecretsComparison, compare};
 use holm_api::wire::{
     Accepted, Command, EventQuery, Finding, FindingLevel, GuestImport, GuestSummary, ImageDetail, ImageProgress,
     ImageStep, ImageSummary, LayerSummary, LiveInstance, LogLine, LogQuery, PruneReport, Shutdown, Submission,
 };
-use holm_api::{Backend, Problem, server, socket};
+use holm_api::{Backend, Problem, remote, server, socket, tls};
 use holm_manifest::{Manifest, ProcessName, Route, RouteMatch};
+use holm_model::access::{Scope, TokenId};
 use holm_model::event::{Event, Recorded};
 use holm_model::id::{AppKey, DeploymentNumber, Digest, InstanceName, ReleaseNumber, Seq};
 use holm_model::report::{End, EndCause, Phase};
 use holm_model::state::State;
+use holm_secrets::{SecretValue, Secrets};
 use jiff::{SignedDuration, Timestamp};
+use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 pub(crate) const MANIFEST: &str = r#"schema = 1
 app = "hello"
@@ -44,6 +50,8 @@ pub(crate) struct Seen {
     pub(crate) submissions: Vec<Submission>,
     pub(crate) log_queries: Vec<LogQuery>,
     pub(crate) shutdowns: Vec<Shutdown>,
+    pub(crate) secrets: Vec<SecretsChange>,
+    pub(crate) audits: Vec<Audit>,
 }
 
 pub(crate) struct Fake {
@@ -149,7 +157,7 @@ impl Fake {
         for event in history() {
             fake.record("user:anna", event);
         }
-        let listener = socket::bind(state).await.unwrap();
+        let listener = socket::bind(state, None).await.unwrap();
         let folder = state.to_owned();
         let backend = Arc::clone(&fake);
         tokio::spawn(async move {
@@ -157,6 +165,17 @@ impl Fake {
             socket::remove(&folder).unwrap();
         });
         fake
+    }
+
+    /// Serves from afar too; gives the port, the certificate's fingerprint, and a token with `scope`.
+    pub(crate) async fn serve_from_afar(self: &Arc<Self>, folder: &Path, scope: Scope) -> (u16, String, String) {
+        let (tls, fingerprint) = tls::server_of_host(folder).unwrap();
+        let listener = TcpListener::bind("[::1]:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (id, token, hash) = mint().unwrap();
+        self.record("user:anna", Event::TokenCreated { id, name: "ci".to_owned(), hash, scope, expires_at: None });
+        tokio::spawn(remote::serve(listener, tls, Arc::clone(self), "0.1.0", self.stop.clone()));
+        (port, fingerprint.to_string(), token)
     }
 
     pub(crate) fn record(&self, actor: &str, event: Event) -> Seq {
@@ -310,6 +329,55 @@ impl Backend for Fake {
             _ => state.seq,
         };
         Ok(Accepted { seq, deployment: None, changed: true })
+    }
+
+    async fn create_token(&self, actor: String, wish: TokenWish) -> Result<NewToken, Problem> {
+        let id: TokenId = "0123456789ab".parse().unwrap();
+        let TokenWish { name, scope, expires_at } = wish;
+        let hash = digest("token");
+        self.record(&actor, Event::TokenCreated { id: id.clone(), name, hash, scope, expires_at });
+        let (fingerprint, listen) = (Some(format!("sha256:{}", "0a".repeat(32))), Some("[::]:7443".to_owned()));
+        Ok(NewToken { id, token: "holm_0123456789ab_secret".to_owned(), fingerprint, listen })
+    }
+
+    async fn revoke_token(&self, actor: String, id: TokenId) -> Result<(), Problem> {
+        if !self.state().site.tokens.contains_key(&id) {
+            return Err(Problem::not_found(format!("there is no token {id}")));
+        }
+        self.record(&actor, Event::TokenRevoked { id });
+        Ok(())
+    }
+
+    async fn audit(&self, audit: Audit) {
+        self.seen.lock().unwrap().audits.push(audit);
+    }
+
+    async fn metrics(&self) -> String {
+        "# EOF\n".to_owned()
+    }
+
+    async fn change_secrets(&self, _key: Uuid, actor: String, change: SecretsChange) -> Result<Accepted, Problem> {
+        let state = self.state();
+        let app = change.app.clone();
+        if change.set.0.values().any(|value| value.expose() == b"same") {
+            return Ok(Accepted { seq: state.seq, deployment: None, changed: false });
+        }
+        let set = "01990000-0000-7000-8000-00000000000a".parse().unwrap();
+        let changed = change.set.0.keys().cloned().collect();
+        let event = Event::SecretsChanged { app: app.clone(), set, changed, removed: change.unset.clone() };
+        let mut seq = self.record(&actor, event);
+        let deployment = change.restart.then(|| state.apps[&app].last_deployment.next());
+        if let Some(deployment) = deployment {
+            self.record(&actor, Event::RestartRequested { app: app.clone(), deployment });
+            seq = self.record("planner", Event::DeploymentSucceeded { app, deployment });
+        }
+        self.seen.lock().unwrap().secrets.push(change);
+        Ok(Accepted { seq, deployment, changed: true })
+    }
+
+    async fn compare_secrets(&self, comparison: SecretsComparison) -> Result<SecretDifferences, Problem> {
+        let set = Secrets([("PASSWORD".parse().unwrap(), SecretValue::new("hunter2"))].into());
+        Ok(compare(&set, &comparison.secrets))
     }
 
     async fn events(&self, query: EventQuery, limit: u32) -> Result<Vec<Recorded>, Problem> {

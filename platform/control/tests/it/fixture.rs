@@ -43,6 +43,7 @@ pub(crate) fn manifest(name: &str) -> Manifest {
         release: None,
         routes: Vec::new(),
         config: BTreeMap::new(),
+        secrets: BTreeMap::new(),
         ingress: Default::default(),
         environments: BTreeMap::new(),
     }

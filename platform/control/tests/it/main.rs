@@ -7,6 +7,7 @@ mod deciding;
 mod fixture;
 mod observing;
 mod random;
+mod secrets;
 mod simulated;
 mod storing;
 mod working;

@@ -1,10 +1,10 @@
 //! What a user asks for happens, and availability is kept.
 
 use holm_model::event::Event;
-use holm_model::id::{DeploymentNumber, ReleaseNumber, Seq};
+use holm_model::id::{DeploymentNumber, InstanceName, ReleaseNumber, Seq};
 use holm_model::report::EndCause;
 use holm_model::state::{DeploymentStatus, State};
-use holm_planner::routing;
+use holm_planner::{host_target, routing};
 use jiff::SignedDuration;
 use proptest::prelude::*;
 
@@ -230,4 +230,34 @@ proptest! {
         prop_assert_eq!(&loaded, &world.state);
         prop_assert_ne!(world.state.seq, Seq(0));
     }
+}
+
+#[test]
+fn other_secrets_are_rolled_out_also_with_the_same_release_and_never_undercut_what_serves() {
+    let mut world = World::new();
+    world.deploy(2);
+    world.settle(0);
+    let set = "00000000-0000-7000-8000-000000000001".parse().unwrap();
+    let changed = ["PASSWORD".parse().unwrap()].into();
+    world.record(Event::SecretsChanged { app: app(), set, changed, removed: [].into() });
+    let before: Vec<InstanceName> = world.state.instances.keys().cloned().collect();
+    world.settle(2);
+    assert!(world.state.instances.keys().eq(&before), "a change that is only kept replaced instances");
+
+    // The same image and manifest again: no new release, but new values.
+    let deployment = world.request(2);
+    let digest = world.state.release(&app(), ReleaseNumber(1)).unwrap().digest.clone();
+    let release = ReleaseNumber(1);
+    world.record(Event::ReleaseReady { app: app(), deployment, release, digest, reference: "img@".to_owned() });
+    world.settle(2);
+    assert_eq!(world.status(deployment), &DeploymentStatus::Succeeded);
+    let live: Vec<u64> = world.state.instances.values().filter(|i| i.is_live()).map(version).collect();
+    assert_eq!(live, [1, 1]);
+    let target = host_target(&world.state);
+    let told = |name: &InstanceName| target.instances[name].spec.secrets.as_ref().map(|secrets| secrets.version);
+    assert!(world.state.instances.iter().filter(|(_, i)| i.is_live()).all(|(name, _)| told(name) == Some(1)));
+}
+
+fn version(instance: &holm_model::state::Instance) -> u64 {
+    instance.secrets.as_ref().map_or(0, |secrets| secrets.number)
 }

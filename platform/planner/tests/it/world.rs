@@ -38,6 +38,7 @@ pub(crate) fn manifest(instances: u32, port: u16) -> Box<Manifest> {
         routes: vec![Route { on: RouteMatch::TcpPort(80), process: web(), port, proxy_protocol: false }],
         ingress: Default::default(),
         config: BTreeMap::new(),
+        secrets: Default::default(),
         environments: BTreeMap::new(),
     })
 }

@@ -18,8 +18,8 @@ use crate::morpheus::python;
 
 /// The window of a server's arm.
 const WINDOW: Duration = Duration::from_secs(6);
-/// Work between two safe points of the asyncio server: some 0.5 µs.
-const CHUNK: &str = "10";
+/// Work between two safe points of the asyncio server: some 0.1 µs.
+const CHUNK: &str = "2";
 
 fn arms_of(samples: impl Iterator<Item = (String, Samples)>) -> BTreeMap<String, Samples> {
     samples.collect()
