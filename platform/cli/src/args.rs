@@ -167,6 +167,9 @@ pub(crate) enum Verb {
     Guest(Guest),
     /// Look for what is wrong with this host; works also when Holm is not running
     Doctor,
+    /// Copy Holm's own state to a file, and go on from such a file
+    #[command(subcommand)]
+    State(StateCopy),
     /// Remove an app with its releases, routes and instances
     Destroy(Destroy),
     /// Write the completions of a shell
@@ -240,6 +243,9 @@ pub(crate) struct Up {
     /// MiB per second a backup reads and sends at most
     #[arg(long, value_name = "MIB", default_value_t = 0, hide_default_value = true)]
     pub(crate) backup_rate: u32,
+    /// Write messages as lines of JSON; HOLM_LOG says which, such as `debug` [default: info]
+    #[arg(long)]
+    pub(crate) log_json: bool,
     /// Group whose members may talk to Holm too [default: the group Holm runs as]
     #[arg(long, value_name = "GROUP")]
     pub(crate) socket_group: Option<String>,
@@ -503,6 +509,25 @@ pub(crate) enum Guest {
         /// The guest's PID 1 [default: the one beside this program]
         #[arg(long, value_name = "FILE")]
         init: Option<PathBuf>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum StateCopy {
+    /// Copy the event log, secrets, tokens and certificate to a tar archive; a running Holm goes on
+    Export {
+        /// The archive; it must not exist yet
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+        /// Leave out the key that opens the secrets; keep a copy of it elsewhere
+        #[arg(long)]
+        without_key: bool,
+    },
+    /// Make a state folder from an archive; there must be no Holm in it yet
+    Import {
+        /// The archive
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
     },
 }
 

@@ -10,6 +10,7 @@
 
 #![forbid(unsafe_code)]
 
+mod backup;
 mod clock;
 mod codec;
 mod command;
@@ -26,6 +27,7 @@ mod store;
 mod volumes;
 mod writer;
 
+pub use backup::{copy_database, load_state};
 pub use clock::{Clock, SystemClock};
 pub use codec::DecodeError;
 pub use command::{Accepted, Command, Meta};

@@ -19,6 +19,7 @@ mod route;
 mod scale;
 mod secrets;
 mod site;
+mod state;
 mod status;
 mod storage;
 mod tokens;
@@ -100,6 +101,7 @@ async fn ask(verb: Verb, context: &Context<'_>) -> Result<(), Failure> {
         Verb::Images(verb) => images::run(&verb, context).await,
         Verb::Guest(verb) => guest::run(&verb, context).await,
         Verb::Doctor => doctor::run(context).await,
+        Verb::State(verb) => state::run(&verb, context),
     }
 }
 

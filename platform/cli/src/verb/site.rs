@@ -31,6 +31,7 @@ pub(crate) fn up(up: Up, state: PathBuf) -> Result<(), Failure> {
         proxies: up.proxy_from,
         insecure_registries: up.insecure_registry,
         backups: BackupOptions { store: up.backups, key: up.backup_key, rate: u64::from(up.backup_rate) << 20 },
+        log_json: up.log_json,
         socket_group: up.socket_group,
         remote: up.remote.map(|listen| RemoteOptions { listen, certificate: up.remote_cert.zip(up.remote_key) }),
         metrics: up.metrics,
