@@ -1,6 +1,7 @@
 //! Databases of Debian packages on volumes: what they acknowledged is there after everything that befalls them.
 
 use std::path::PathBuf;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -20,6 +21,9 @@ pub struct Options {
     /// Rounds of restart, rollout, kill, snapshot, backup and restore
     #[arg(long, default_value_t = 1)]
     rounds: u32,
+    /// Kills of Holm while snapshots are taken, in each round
+    #[arg(long, default_value_t = 5)]
+    kills: u32,
 }
 
 /// A database.
@@ -43,7 +47,7 @@ pub fn run(options: &Options) -> Result<()> {
     for which in &options.databases {
         let database = Database { holm: &holm, which: *which };
         for round in 1..=options.rounds {
-            database.round(round).with_context(|| format!("round {round} of {}", database.name()))?;
+            database.round(round, options.kills).with_context(|| format!("round {round} of {}", database.name()))?;
         }
         println!("{}: {} rounds, and everything it acknowledged is there", database.name(), options.rounds);
     }
@@ -153,7 +157,7 @@ impl Database<'_> {
         Ok(())
     }
 
-    fn round(&self, round: u32) -> Result<()> {
+    fn round(&self, round: u32, kills: u32) -> Result<()> {
         self.deploy("keeper", &format!("round {round}"))?;
         let wrote = self.write(500)?;
         self.holm.site.ok(&["restart", "keeper"])?;
@@ -170,6 +174,11 @@ impl Database<'_> {
         }
         self.must_have("keeper", wrote, "the death of its microVM")?;
 
+        for nth in 0..kills {
+            self.kill_beside_a_snapshot(Duration::from_millis(u64::from(nth) * 37))?;
+            self.write(100)?;
+        }
+        let wrote = self.count("keeper")?;
         let taken = self.holm.site.json(&["snapshots", "create", "keeper:data"])?;
         self.holm.site.ok(&["backups", "create", "keeper:data"])?;
         let later = self.write(500)?;
@@ -180,6 +189,37 @@ impl Database<'_> {
         self.holm.site.ok(&["backups", "create", "keeper:data"])?;
         self.holm.site.ok(&["backups", "verify", "keeper:data"])?;
         self.destroy("keeper")
+    }
+
+    /// Kills Holm so long after a snapshot was asked for. The guest may be frozen then: it thaws, and is the same one after.
+    fn kill_beside_a_snapshot(&self, after: Duration) -> Result<()> {
+        let before = self.instance()?;
+        let mut asking = self.holm.site.holm(&["snapshots", "create", "keeper:data"]);
+        let mut asking = asking.stdout(Stdio::null()).stderr(Stdio::null()).spawn().context("cannot start holm")?;
+        std::thread::park_timeout(after);
+        for (pid, line) in self.holm.site.processes()? {
+            if line.contains("holm up ") {
+                let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).context("not a process id")?;
+                kill_process(pid, Signal::KILL).context("cannot kill")?;
+            }
+        }
+        asking.wait()?;
+        let deadline = Instant::now() + PATIENCE;
+        while self.holm.up().is_err() {
+            ensure!(Instant::now() < deadline, "Holm does not start again");
+            std::thread::park_timeout(Duration::from_millis(200));
+        }
+        self.count("keeper")?;
+        let after = self.instance()?;
+        ensure!(before == after, "{before} was replaced by {after}: its guest hung");
+        Ok(())
+    }
+
+    /// The instance of the app that keeps.
+    fn instance(&self) -> Result<String> {
+        let shown = self.holm.site.json(&["ps", "keeper"])?;
+        let name = shown["instances"][0]["instance"].as_str();
+        name.map(str::to_owned).with_context(|| format!("no instance in {shown}"))
     }
 
     /// Makes another app of a copy, looks into it and destroys it.
