@@ -234,6 +234,9 @@ pub(crate) struct Up {
     /// Registry that is spoken to without TLS; may be repeated
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) insecure_registry: Vec<String>,
+    /// Write messages as lines of JSON; HOLM_LOG says which, such as `debug` [default: info]
+    #[arg(long)]
+    pub(crate) log_json: bool,
     /// Where backups of volumes go: an absolute folder, or `s3://BUCKET/FOLDER` with the usual AWS_ variables
     #[arg(long, value_name = "STORE", env = "HOLM_BACKUPS", hide_env_values = true)]
     pub(crate) backups: Option<String>,
@@ -243,9 +246,6 @@ pub(crate) struct Up {
     /// MiB per second a backup reads and sends at most
     #[arg(long, value_name = "MIB", default_value_t = 0, hide_default_value = true)]
     pub(crate) backup_rate: u32,
-    /// Write messages as lines of JSON; HOLM_LOG says which, such as `debug` [default: info]
-    #[arg(long)]
-    pub(crate) log_json: bool,
     /// Group whose members may talk to Holm too [default: the group Holm runs as]
     #[arg(long, value_name = "GROUP")]
     pub(crate) socket_group: Option<String>,

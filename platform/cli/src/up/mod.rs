@@ -92,10 +92,10 @@ pub(crate) struct UpOptions {
     pub(crate) registry_auth: Option<PathBuf>,
     /// Registries that are spoken to without TLS, as `host:port`.
     pub(crate) insecure_registries: Vec<String>,
-    /// Where backups go.
-    pub(crate) backups: BackupOptions,
     /// Whether messages are lines of JSON.
     pub(crate) log_json: bool,
+    /// Where backups go.
+    pub(crate) backups: BackupOptions,
     /// The group whose members may talk to Holm too.
     pub(crate) socket_group: Option<String>,
     /// The interface from afar.
@@ -120,7 +120,11 @@ pub(crate) fn run(options: UpOptions) -> Result<(), Problem> {
     }
     let filter = tracing_subscriber::EnvFilter::try_from_env("HOLM_LOG").unwrap_or_else(|_| "info".into());
     let messages = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
-    if options.log_json { messages.json().init() } else { messages.init() }
+    if options.log_json {
+        messages.json().init()
+    } else {
+        messages.init()
+    }
     runtime().and_then(|runtime| runtime.block_on(run_to_the_end(&options))).map_err(not_started)
 }
 
