@@ -113,7 +113,11 @@ pub(crate) fn run(options: UpOptions) -> Result<(), Problem> {
     }
     let filter = tracing_subscriber::EnvFilter::try_from_env("HOLM_LOG").unwrap_or_else(|_| "info".into());
     let messages = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
-    if options.log_json { messages.json().init() } else { messages.init() }
+    if options.log_json {
+        messages.json().init()
+    } else {
+        messages.init()
+    }
     runtime().and_then(|runtime| runtime.block_on(run_to_the_end(&options))).map_err(not_started)
 }
 
@@ -162,6 +166,7 @@ pub(crate) fn guests(state: &Path) -> Result<Vec<GuestSummary>, Problem> {
 
 /// Makes a guest bundle in a state folder on which no Holm runs.
 pub(crate) async fn import_guest(state: &Path, import: &GuestImport) -> Result<GuestSummary, Problem> {
+    restrict_files();
     guest::import(&guest::open(state)?, import.clone()).await
 }
 
