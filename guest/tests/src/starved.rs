@@ -116,6 +116,19 @@ impl Child {
         }
     }
 
+    /// Tells what a call answers while there is no room. What others that were refused had begun is given back in the
+    /// background, so that there may be some again meanwhile.
+    fn filled(&mut self, call: u64, make: impl Fn(&Self) -> Result<(), Error>) -> Result<(), Error> {
+        for _ in 0..100 {
+            self.fill()?;
+            let made = make(self);
+            if made.is_err() {
+                return self.tell(call, made);
+            }
+        }
+        self.tell(call, Ok(()))
+    }
+
     /// Every call that makes an object or a handle.
     fn makers(&self) -> Result<(), Error> {
         self.tell(number::cap_derive, self.derive())?;
@@ -171,18 +184,28 @@ pub(crate) fn child(what: &str) -> i32 {
             child.tell(number::chan_recv, child.receive())
         }
         "kernel" => {
+            let mut mapped = Vec::with_capacity(1024);
             child.fill()?;
             let spec = MapSpec { protection: Protection::READ, bytes: limits::PAGE_SIZE, ..MapSpec::new() };
             child.makers()?;
+            child.fill()?;
             child.tell(number::thread_create, child.thread())?;
-            child.tell(number::vm_map, child.region.map_with(&spec))?;
-            let subscribed = child.events.subscribe(
-                holm_rt::Source::Channel(&child.channel.0),
-                holm_rt::abi::EventMask::READABLE,
-                holm_rt::abi::EventFlags::NONE,
-                1,
-            );
-            child.tell(number::event_subscribe, subscribed)
+            // A capability needs more than a mapping now and then: what is left goes into mappings.
+            let full = loop {
+                match child.region.map_with(&spec) {
+                    Ok(mapping) if mapped.len() < mapped.capacity() => mapped.push(mapping),
+                    answer => break answer,
+                }
+            };
+            child.tell(number::vm_map, full)?;
+            child.filled(number::event_subscribe, |child| {
+                child.events.subscribe(
+                    holm_rt::Source::Channel(&child.channel.0),
+                    holm_rt::abi::EventMask::READABLE,
+                    holm_rt::abi::EventFlags::NONE,
+                    1,
+                )
+            })
         }
         _ => {
             let whole = Region::new(64 << 20)?;

@@ -10,7 +10,7 @@ use holm_rt::abi::{
 };
 use holm_rt::{Deadline, Handle, Object, ThreadBuilder, sys, thread, time};
 
-use crate::harness::{Outcome, Test, World, check, check_eq, eventually, must_answer, soon};
+use crate::harness::{Failure, Outcome, Test, World, check, check_eq, eventually, must_answer, soon};
 
 pub(crate) const TESTS: &[Test] = &[
     ("thread_runs_a_closure_and_gives_its_result", runs_closure),
@@ -69,18 +69,24 @@ fn stacks_come_back(_: &World) -> Outcome {
     Ok(())
 }
 
+/// Runs `make` above all others on processor 0: what it starts there begins when it has made all of them, however long that
+/// takes and however many processors there are.
+fn made_at_once<T: Send + 'static>(make: impl FnOnce() -> Result<T, Error> + Send + 'static) -> Result<T, Failure> {
+    let maker = ThreadBuilder::default().class(SchedClass::RtFixed, 31).affinity(1).spawn(make)?;
+    Ok(maker.join(soon())?.ok_or(Error::NotFound)??)
+}
+
 fn higher_rank_first(_: &World) -> Outcome {
     let order = Arc::new(holm_rt::lock::Mutex::new(Vec::new()));
-    let release = Deadline::after(Duration::from_millis(20));
-    let mut handles = Vec::new();
-    for priority in [1u32, 9, 5, 3, 7] {
-        let order = Arc::clone(&order);
-        let builder = ThreadBuilder::default().class(SchedClass::RtFixed, priority).affinity(1);
-        handles.push(builder.spawn(move || {
-            let _slept = time::sleep_until(release);
-            order.lock().push(priority);
-        })?);
-    }
+    let ranks = Arc::clone(&order);
+    let handles = made_at_once(move || {
+        let rank = |priority: u32| {
+            let order = Arc::clone(&ranks);
+            let builder = ThreadBuilder::default().class(SchedClass::RtFixed, priority).affinity(1);
+            builder.spawn(move || order.lock().push(priority))
+        };
+        [1, 9, 5, 3, 7].into_iter().map(rank).collect::<Result<Vec<_>, _>>()
+    })?;
     for handle in handles {
         handle.join(soon())?;
     }
@@ -90,19 +96,20 @@ fn higher_rank_first(_: &World) -> Outcome {
 
 fn yield_takes_turns(_: &World) -> Outcome {
     let turns = Arc::new(holm_rt::lock::Mutex::new(Vec::with_capacity(40)));
-    let release = Deadline::after(Duration::from_millis(20));
-    let mut handles = Vec::new();
-    for name in 0..2u32 {
-        let turns = Arc::clone(&turns);
-        let builder = ThreadBuilder::default().class(SchedClass::RtFixed, 4).affinity(1);
-        handles.push(builder.spawn(move || {
-            let _slept = time::sleep_until(release);
-            for _ in 0..20 {
-                turns.lock().push(name);
-                thread::yield_now();
-            }
-        })?);
-    }
+    let taken = Arc::clone(&turns);
+    let handles = made_at_once(move || {
+        let turn = |name: u32| {
+            let turns = Arc::clone(&taken);
+            let builder = ThreadBuilder::default().class(SchedClass::RtFixed, 4).affinity(1);
+            builder.spawn(move || {
+                for _ in 0..20 {
+                    turns.lock().push(name);
+                    thread::yield_now();
+                }
+            })
+        };
+        [0, 1].into_iter().map(turn).collect::<Result<Vec<_>, _>>()
+    })?;
     for handle in handles {
         handle.join(soon())?;
     }

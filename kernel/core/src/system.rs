@@ -130,9 +130,9 @@ impl<M: Machine> Kernel<M> {
     /// Gives the figures of a unit, or of the whole system.
     pub(crate) fn metrics_get(&mut self, caller: Caller, object: Cap, to: Out<Metrics>) -> Answer {
         let now = self.clock();
-        self.charge_run(caller.cpu, now);
         let told = match object.object {
             Object::Unit(id) => {
+                self.charge_running(id);
                 let stats = self.unit_stats(id);
                 let unit = self.units.get(id).ok_or(Error::BadState)?;
                 Metrics {

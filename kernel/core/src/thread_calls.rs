@@ -283,7 +283,7 @@ impl<M: Machine> Kernel<M> {
                 (thread.sched.params, thread.sched.stats)
             }
             Object::Unit(id) => {
-                self.charge_run(caller.cpu, now);
+                self.charge_running(id);
                 let unit = self.units.get(id).ok_or(Error::BadState)?;
                 (params_of(unit.class, unit.base_priority, Params::default())?, self.unit_stats(id))
             }
@@ -327,8 +327,7 @@ impl<M: Machine> Kernel<M> {
 
     /// How long the threads of a unit ran.
     pub(crate) fn unit_cpu_time(&mut self, unit: UnitId) -> Nanos {
-        let (here, now) = (self.sched.here, self.clock());
-        self.charge_run(here, now);
+        self.charge_running(unit);
         Nanos(self.units.get(unit).map_or(0, |unit| unit.sched.stats.run))
     }
 

@@ -187,10 +187,7 @@ impl<M: Machine> Kernel<M> {
                 self.charge_run(caller.cpu, now);
                 self.threads.get(caller.thread).map_or(0, |thread| thread.sched.stats.run)
             }
-            ClockId::UnitCpu => {
-                self.charge_run(caller.cpu, now);
-                self.units.get(caller.unit).map_or(0, |unit| unit.sched.stats.run)
-            }
+            ClockId::UnitCpu => self.unit_cpu_time(caller.unit).0,
         }
     }
 

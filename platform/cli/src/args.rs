@@ -8,6 +8,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use holm_manifest::{AppName, EnvName, Memory, ProcessName};
 
+use crate::storage_args::{Backups, Snapshots, Volumes};
+
 pub(crate) use access::{Rollout, Secrets, SecretsDiff, SecretsRender, Tokens, TokensCreate};
 
 /// Runs each app on an island of its own: OCI images as microVMs on your own machines
@@ -144,6 +146,15 @@ pub(crate) enum Verb {
     /// Allocate IPv4 to an app and give it back; without, an app is reached over IPv6 only
     #[command(subcommand)]
     Ipv4(Ipv4),
+    /// Keep what an app writes: list, make, grow and delete volumes
+    #[command(subcommand)]
+    Volumes(Volumes),
+    /// Copy volumes on this host, and make new ones from the copies
+    #[command(subcommand)]
+    Snapshots(Snapshots),
+    /// Back volumes up to an object store, verify and restore
+    #[command(subcommand)]
+    Backups(Backups),
     /// Show what happened, who caused it and when
     Events(Events),
     /// Tell why an instance or an app is where it is, why it waits, or why it ended
@@ -226,6 +237,15 @@ pub(crate) struct Up {
     /// Write messages as lines of JSON; HOLM_LOG says which, such as `debug` [default: info]
     #[arg(long)]
     pub(crate) log_json: bool,
+    /// Where backups of volumes go: an absolute folder, or `s3://BUCKET/FOLDER` with the usual AWS_ variables
+    #[arg(long, value_name = "STORE", env = "HOLM_BACKUPS", hide_env_values = true)]
+    pub(crate) backups: Option<String>,
+    /// File with the key of backups; made when missing. Keep a copy elsewhere [default: backup.key in the state folder]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) backup_key: Option<PathBuf>,
+    /// MiB per second a backup reads and sends at most
+    #[arg(long, value_name = "MIB", default_value_t = 0, hide_default_value = true)]
+    pub(crate) backup_rate: u32,
     /// Group whose members may talk to Holm too [default: the group Holm runs as]
     #[arg(long, value_name = "GROUP")]
     pub(crate) socket_group: Option<String>,
@@ -522,6 +542,9 @@ pub(crate) struct Destroy {
     /// Yes, really
     #[arg(long)]
     pub(crate) yes: bool,
+    /// Its volumes too, with everything in them
+    #[arg(long)]
+    pub(crate) volumes: bool,
 }
 
 #[derive(Debug, Args)]

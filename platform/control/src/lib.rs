@@ -24,6 +24,7 @@ mod planning;
 mod refusal;
 mod secrets;
 mod store;
+mod volumes;
 mod writer;
 
 pub use backup::{copy_database, load_state};
@@ -37,3 +38,4 @@ pub use observe::observe;
 pub use order::ReportOrder;
 pub use refusal::Refusal;
 pub use store::{EventQuery, StoreError, Verified};
+pub use volumes::{VolumeCommand, VolumeTrouble};

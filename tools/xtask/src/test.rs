@@ -53,7 +53,7 @@ const STAGES: [Stage; 9] = [
     Stage {
         name: "kernel",
         run: |_| {
-            let Outcome { passed, failed } = kernel::test(&[Part::Lints, Part::Boots, Part::Programs])?;
+            let Outcome { passed, failed } = kernel::test(&[Part::Lints, Part::Boots, Part::Programs, Part::TwoCpus])?;
             Ok(Count { passed, failed })
         },
     },

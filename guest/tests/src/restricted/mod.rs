@@ -7,10 +7,10 @@ mod personality;
 use alloc::sync::Arc;
 use core::time::Duration;
 
-use holm_rt::abi::{Error, RestrictedReason, RestrictedState, limits, number};
+use holm_rt::abi::{Error, RestrictedReason, RestrictedState, ThreadState, limits, number};
 use holm_rt::{Guest, JoinHandle, Space, Visit, sys, thread, time};
 
-use crate::harness::{Failure, Outcome, Test, World, check, check_eq, must_answer, soon};
+use crate::harness::{Failure, Outcome, Test, World, check, check_eq, eventually, must_answer, soon};
 use personality::{CODE, Container, End, PAGE, Process, READ_WRITE, STACK};
 
 pub(crate) const TESTS: &[Test] = &[
@@ -318,21 +318,9 @@ fn kick_waiting(_: &World) -> Outcome {
         guest.set(&RestrictedState::new())?;
         Ok::<_, Error>((slept, guest.enter()?.reason))
     })?;
-    loop {
-        match waiting.thread().kick() {
-            Err(Error::BadState) => time::sleep(Duration::from_millis(1))?,
-            other => break other?,
-        }
-    }
-    // The kick interrupts the wait when it comes there, or stays for the enter when it came before.
-    let (slept, reason) = match waiting.is_done() {
-        true => joined(waiting)?,
-        false => {
-            time::sleep(Duration::from_millis(5))?;
-            let _again = waiting.thread().kick();
-            joined(waiting)?
-        }
-    };
+    eventually("the personality to wait", || Ok(waiting.thread().info()?.state == ThreadState::Blocked))?;
+    waiting.thread().kick()?;
+    let (slept, reason) = joined(waiting)?;
     check_eq!((slept, reason), (Err(Error::Interrupted), RestrictedReason::Kick));
     crate::harness::saw(number::event_wait, Error::Interrupted);
     Ok(())

@@ -9,6 +9,7 @@ use crate::sched::edf::Spent;
 use crate::sched::fair::{self, Entry};
 use crate::sched::{Class, Place, TURN, attention, bit};
 use crate::thread::{ThreadId, ThreadState};
+use crate::unit::UnitId;
 use crate::wait::Wait;
 
 /// How many deadlines are handled in one entry; more make the timer fire again at once.
@@ -98,7 +99,7 @@ impl<M: Machine> Kernel<M> {
             Class::Edf => match state.donor {
                 None => {
                     if state.reservation.spend(ran) == Spent::Exhausted {
-                        entry.attention |= attention::CHOOSE;
+                        self.attend(cpu, attention::CHOOSE);
                     }
                 }
                 Some(donor) => self.charge_donor(cpu, current, donor, ran, now),
@@ -108,6 +109,17 @@ impl<M: Machine> Kernel<M> {
         if let Some(unit) = self.units.get_mut(unit) {
             unit.sched.stats.run += ran;
             unit.sched.syscalls += u64::from(syscalls);
+        }
+    }
+
+    /// Counts the time that threads of `unit` run, on whichever processors.
+    pub(crate) fn charge_running(&mut self, unit: UnitId) {
+        let now = self.clock();
+        for cpu in (0..self.sched.cpus.len() as u32).map(CpuId) {
+            let current = self.sched.cpu(cpu).and_then(|entry| entry.current);
+            if current.and_then(|current| self.threads.get(current)).is_some_and(|thread| thread.unit == unit) {
+                self.charge_run(cpu, now);
+            }
         }
     }
 

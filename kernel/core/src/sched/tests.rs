@@ -102,6 +102,32 @@ fn admission_is_exact_at_the_cap_and_refuses_beyond_it() {
     assert!(admitted <= edf::CAP && admitted > edf::CAP / 100 * 99);
 }
 
+#[test]
+fn time_that_runs_on_another_processor_is_seen_from_here() {
+    let mut world = World::new(2);
+    let other = world.spawn(Params::default(), 2);
+    assert_eq!(world.on(1), Some(other));
+    let unit = world.unit;
+    for count in 1..4 {
+        world.kernel.machine.advance(ms(7));
+        assert_eq!(world.inside(|kernel| kernel.unit_cpu_time(unit)), ms(7 * count));
+    }
+}
+
+#[test]
+fn a_budget_that_is_seen_from_elsewhere_to_be_used_up_ends_the_turn() {
+    let mut world = World::new(2);
+    let spinner = world.spawn(Params::edf(ms(2), ms(10), ms(10)), 2);
+    assert_eq!(world.on(1), Some(spinner));
+    let unit = world.unit;
+    world.kernel.machine.advance(ms(2));
+    world.inside(|kernel| kernel.unit_cpu_time(unit));
+    // The other processor was told by a kick, and so it is told of what comes next.
+    assert_eq!(world.on(1), None);
+    let next = world.spawn(Params::default(), 2);
+    assert_eq!(world.on(1), Some(next));
+}
+
 /// A thread that runs on processor 0 and was just admitted by processor 1.
 fn about_to_move() -> (World, ThreadId) {
     let mut world = World::new(2);

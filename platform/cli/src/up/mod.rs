@@ -14,6 +14,7 @@
 //! | `metrics` | figures for Prometheus |
 //! | `secrets` | changes of secrets, and which sets are kept |
 //! | `images` | the image store, for the control plane |
+//! | `storage` | volumes, snapshots and backups |
 
 mod access;
 mod archive;
@@ -28,6 +29,7 @@ mod images;
 mod logs;
 mod metrics;
 mod secrets;
+mod storage;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -45,6 +47,7 @@ use holm_manifest::Memory;
 use holm_model::event::Event;
 use holm_secrets::Vault;
 use holm_vmm::{AccelKind, Acceleration, GuestStore};
+use holm_volume::VolumeStore;
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
@@ -61,6 +64,8 @@ use checks::Clocks;
 use front::{Front, Listen};
 pub(crate) use front::{ProxyFrom, ipv4_beside};
 use secrets::Keeper;
+pub(crate) use storage::BackupOptions;
+use storage::Storage;
 
 /// What `holm up` was told.
 #[derive(Debug, Clone)]
@@ -89,6 +94,8 @@ pub(crate) struct UpOptions {
     pub(crate) insecure_registries: Vec<String>,
     /// Whether messages are lines of JSON.
     pub(crate) log_json: bool,
+    /// Where backups go.
+    pub(crate) backups: BackupOptions,
     /// The group whose members may talk to Holm too.
     pub(crate) socket_group: Option<String>,
     /// The interface from afar.
@@ -207,6 +214,7 @@ impl Site {
         let images = ImageStore::open(dir.join("images"), store_options(options)).await;
         let images = images.context("cannot open the image store")?;
         let guests = GuestStore::open(&dir.join("guests")).context("cannot open the store of guests")?;
+        let volumes = VolumeStore::open(dir.join("volumes")).context("cannot open the store of volumes")?;
         let socket_group = options.socket_group.as_deref().map(group_id).transpose()?;
         let remote = match &options.remote {
             Some(remote) => Some(Remote::bind(remote, dir).await?),
@@ -251,6 +259,7 @@ impl Site {
                 host_tag: host_id,
                 images: images.clone(),
                 guests: guests.clone(),
+                volumes: volumes.clone(),
                 secrets: Arc::clone(&secrets.vault),
                 acceleration,
                 network,
@@ -266,6 +275,9 @@ impl Site {
 
         tasks.spawn(Arc::clone(&front).follow(control.clone(), stop.clone()));
         tasks.spawn(pass_reports(Arc::clone(&agent), control.clone(), stop.clone()));
+        let storage = Storage::new(dir, &options.backups, (control.clone(), Arc::clone(&agent), volumes));
+        let storage = Arc::new(storage.context("cannot use the store of backups")?);
+        tasks.spawn(Arc::clone(&storage).follow_schedule(stop.clone()));
         let (told, stopping) = watch::channel(None);
         tasks.spawn(secrets.clone().sweep(control.clone(), stop.clone()));
         let host = Host {
@@ -278,6 +290,7 @@ impl Site {
             desk,
             clocks: Clocks::now(),
             front,
+            storage,
             stop: told,
         };
         Ok(Self { host: Arc::new(host), remote, scraped, socket_group, stopping, stop, tasks })

@@ -166,7 +166,7 @@ async fn a_destroyed_app_is_forgotten_and_can_be_made_anew() {
     house.ask(deploy("hello")).await.unwrap();
     house.until_status("hello", 1, succeeded).await;
     let old = house.control.state().apps[&app("hello")].version;
-    house.ask(Command::Destroy { app: app("hello") }).await.unwrap();
+    house.ask(Command::Destroy { app: app("hello"), volumes: false }).await.unwrap();
     house.until("the app to be forgotten", |state| state.apps.is_empty() && state.instances.is_empty()).await;
     let again = house.ask(deploy("hello")).await.unwrap();
     assert_eq!(again.deployment, Some(DeploymentNumber(1)));
