@@ -173,6 +173,7 @@ pub(crate) fn guests(state: &Path) -> Result<Vec<GuestSummary>, Problem> {
 
 /// Makes a guest bundle in a state folder on which no Holm runs.
 pub(crate) async fn import_guest(state: &Path, import: &GuestImport) -> Result<GuestSummary, Problem> {
+    restrict_files();
     guest::import(&guest::open(state)?, import.clone()).await
 }
 

@@ -1,5 +1,7 @@
 //! Holm's own state: exported beside a running Holm, and gone on from in another folder.
 
+use std::os::unix::fs::PermissionsExt;
+
 use anyhow::{Context, Result, ensure};
 use holm_e2e::{Batch, wait_for};
 use xtask::client;
@@ -45,6 +47,10 @@ fn goes_on(other: &Batch, file: &str, port: u16, token: &str) -> Result<()> {
     let diff = with_input(other, &["secrets", "diff", "-", "--app", "moved"], "PASSWORD='correct horse'\n")?;
     ensure!(diff.status == 0 && diff.stdout.contains("same"), "{diff:?}");
     ensure!(other.site.ok(&["tokens", "list"])?.contains(token), "the token is gone");
+    for (name, mode) in [("holm.db", 0o640), ("secrets/key.txt", 0o600), ("host-id", 0o600)] {
+        let found = std::fs::metadata(other.site.state().join(name))?.permissions().mode() & 0o777;
+        ensure!(found == mode, "{name} has mode {found:o}");
+    }
     other.site.ok(&["restart", "moved"])?;
     other.site.ok(&["down"]).map(drop)
 }
