@@ -1,5 +1,8 @@
-//! Which processors and which I/O interrupt controller there are: from ACPI's MADT, from Intel's multiprocessor table, which
-//! Firecracker makes, or from QEMU's configuration device where it makes neither (microvm without ACPI).
+//! Which processors and which I/O interrupt controller there are: from ACPI's MADT, from QEMU's configuration device where it
+//! makes none (microvm without ACPI), or from Intel's multiprocessor table, which Firecracker makes.
+//!
+//! A table counts only when it is whole: QEMU's microvm loads a boot archive over the ACPI tables that its firmware has put
+//! at the end of memory (seen with 10.0.2; how much of them is lost depends on the archive's length).
 
 use super::pvh::read;
 use crate::cpu::{input, out_word};
@@ -38,8 +41,15 @@ impl Processors {
 
     /// Reads the tables: ACPI's when the loader names them (`acpi` is not zero).
     pub(crate) fn find(acpi: u64) -> Self {
-        madt(acpi).or_else(multiprocessor_table).or_else(qemu).unwrap_or(Self::none())
+        madt(acpi).or_else(qemu).or_else(multiprocessor_table).unwrap_or(Self::none())
     }
+}
+
+/// Whether the ACPI table at `at` has one of these names and is whole: its bytes add up to zero (ACPI 6.5, 5.2.6).
+fn is_whole(at: u64, names: &[[u8; 4]]) -> Option<bool> {
+    let length = read::<u32>(at + 4)?;
+    let known = names.contains(&read(at)?) && (36..=0x10000).contains(&length);
+    Some(known && (0..u64::from(length)).try_fold(0_u8, |sum, offset| Some(sum.wrapping_add(read(at + offset)?)))? == 0)
 }
 
 /// Reads ACPI's table of interrupt controllers.
@@ -47,13 +57,14 @@ fn madt(root: u64) -> Option<Processors> {
     (read::<[u8; 8]>(root)? == *b"RSD PTR ").then_some(())?;
     let long: u64 = if read::<u8>(root + 15)? >= 2 { read(root + 24)? } else { 0 };
     let (table, width) = if long != 0 { (long, 8) } else { (u64::from(read::<u32>(root + 16)?), 4) };
+    is_whole(table, &[*b"RSDT", *b"XSDT"])?.then_some(())?;
     let pointers = (u64::from(read::<u32>(table + 4)?).checked_sub(36)? / width).min(256);
     let pointer = |number| {
         let at = table + 36 + number * width;
         if width == 8 { read::<u64>(at) } else { read::<u32>(at).map(u64::from) }
     };
-    let madt = (0..pointers).filter_map(pointer).find(|at| read::<[u8; 4]>(*at) == Some(*b"APIC"))?;
-    let end = madt + u64::from(read::<u32>(madt + 4)?.min(0x10000));
+    let madt = (0..pointers).filter_map(pointer).find(|at| is_whole(*at, &[*b"APIC"]) == Some(true))?;
+    let end = madt + u64::from(read::<u32>(madt + 4)?);
     let mut found = Processors::none();
     let mut at = madt + 44;
     while at + 2 <= end {

@@ -71,6 +71,8 @@ impl Vault {
         if !address.starts_with("s3://") {
             return Err(wrong("write an absolute folder, or s3://BUCKET/FOLDER".to_owned()));
         }
+        // What the store's HTTP client takes; one that is already installed stays.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let url = url::Url::parse(address).map_err(|error| wrong(error.to_string()))?;
         let names = |(name, value): (String, String)| name.starts_with("AWS_").then(|| (name.to_lowercase(), value));
         let opened = object_store::parse_url_opts(&url, std::env::vars().filter_map(names));
