@@ -270,6 +270,8 @@ pub fn postgresql(cache: &Path, folder: &Path) -> Result<String> {
         }
     }
     packages.file("bin/busybox", fs::read(unpacked.join("bin/busybox"))?).mode(0o755);
+    // initdb starts its helpers through a shell.
+    packages.symlink("bin/sh", "busybox");
     packages.file("start", POSTGRESQL_START).mode(0o755);
     packages.file("etc/passwd", "root:x:0:0:root:/:/bin/sh\npostgres:x:999:999:postgres:/data:/bin/sh\n");
     packages.file("etc/group", "root:x:0:\npostgres:x:999:\n");
