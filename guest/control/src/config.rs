@@ -8,6 +8,8 @@ use core::net::{Ipv4Addr, Ipv6Addr};
 use base64::Engine as _;
 use serde::{Deserialize, Serialize};
 
+use crate::GuestVolume;
+
 use crate::secrets::GuestSecrets;
 
 /// Everything a guest needs to run its app. Sent once; the same again is acknowledged, a different one refused.
@@ -49,6 +51,9 @@ pub struct Config {
     /// Files written into the root before the app starts.
     #[serde(default)]
     pub files: Vec<GuestFile>,
+    /// Volumes mounted before the app starts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub volumes: Vec<GuestVolume>,
     /// The app's secrets; absent: it has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secrets: Option<GuestSecrets>,
@@ -273,6 +278,9 @@ impl Config {
         }
         if let Some(health) = &self.health {
             health.check()?;
+        }
+        for volume in &self.volumes {
+            volume.check()?;
         }
         if let Some(secrets) = &self.secrets {
             secrets.check()?;

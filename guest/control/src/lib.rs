@@ -35,6 +35,7 @@ mod message;
 pub mod secrets;
 mod signal;
 mod state;
+mod volume;
 
 #[cfg(feature = "host")]
 pub mod host;
@@ -51,6 +52,7 @@ pub use message::{
 };
 pub use signal::{parse_signal, signal_name};
 pub use state::{Event, ExitReport, ExitStatus, Health, MemoryFigures, Phase, Status, What};
+pub use volume::{GuestVolume, VolumeAction};
 
 /// Name of the virtio-serial port that carries the protocol.
 pub const PORT_NAME: &str = "holm.control";

@@ -11,7 +11,7 @@ use core::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Config, Event, ExitStatus, MemoryFigures, Status};
+use crate::{Config, Event, ExitStatus, MemoryFigures, Status, VolumeAction};
 
 /// Abilities a guest may have; names are stable.
 pub struct Features;
@@ -33,6 +33,8 @@ impl Features {
     pub const NAMES: &'static str = "names";
     /// Writes the configuration's files.
     pub const FILES: &'static str = "files";
+    /// Mounts, grows and freezes volumes.
+    pub const VOLUMES: &'static str = "volumes";
     /// Delivers the configuration's secrets.
     pub const SECRETS: &'static str = "secrets";
 }
@@ -90,6 +92,15 @@ pub enum HostMessage {
         id: u32,
         /// Unix nanoseconds.
         unix_ns: u64,
+    },
+    /// Does something with a mounted volume.
+    Volume {
+        /// Request id.
+        id: u32,
+        /// The serial number of its disk.
+        serial: String,
+        /// What.
+        action: VolumeAction,
     },
     /// Sets the addresses of the app's own instances by process type, in place of those told before.
     Names {

@@ -40,6 +40,7 @@ fn config() -> Config {
             unhealthy_after: 3,
         }),
         files: vec![GuestFile { path: "/run/secrets/a".into(), mode: 0o400, uid: 1, gid: 2, bytes: b"s3cret".into() }],
+        volumes: vec![GuestVolume { serial: "vol-7".into(), path: "/data".into() }],
         secrets: Some(GuestSecrets {
             version: 3,
             secrets: BTreeMap::from([(
@@ -67,6 +68,8 @@ fn host_messages() {
         HostMessage::Signal { id: 3, signal: 1 },
         HostMessage::Stop { id: 4, grace_ms: Some(1) },
         HostMessage::Metrics { id: 5 },
+        HostMessage::Volume { id: 12, serial: "vol-7".into(), action: VolumeAction::Freeze { limit_ms: 5000 } },
+        HostMessage::Volume { id: 13, serial: "vol-7".into(), action: VolumeAction::Thaw },
         HostMessage::SetTime { id: 6, unix_ns: 1 },
         HostMessage::Names { id: 7, names: [("web".into(), vec!["fd00::7".parse().unwrap()])].into() },
         HostMessage::LogsFrom { subscription: 1, seq: 2, window: 3 },

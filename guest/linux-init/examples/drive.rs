@@ -64,6 +64,7 @@ fn config(script: &str) -> Config {
         root: Default::default(),
         health: None,
         files: Vec::new(),
+        volumes: Vec::new(),
         secrets: None,
         linger_ms: 60_000,
     }

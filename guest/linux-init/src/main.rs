@@ -24,6 +24,7 @@ mod root;
 mod secrets;
 mod supervisor;
 mod users;
+mod volumes;
 
 use console::say;
 

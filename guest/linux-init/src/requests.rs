@@ -8,7 +8,7 @@ use std::sync::PoisonError;
 use holm_guest_control::secrets::GuestSecret;
 use holm_guest_control::{
     Config, ErrorBody, ErrorCode, ExecRequest, ExitReport, ExitStatus, Features, GuestMessage, HelloAck, HostMessage,
-    LogStream, Metrics, Outcome, PROTOCOL, PROTOCOL_OLDEST, ReplyValue, What,
+    LogStream, Metrics, Outcome, PROTOCOL, PROTOCOL_OLDEST, ReplyValue, VolumeAction, What,
 };
 use rustix::io::Errno;
 use rustix::pipe::PipeFlags;
@@ -22,6 +22,7 @@ use crate::root::Root;
 use crate::secrets::{self, Owned};
 use crate::supervisor::{Configured, Subscription, Supervisor, working_dir};
 use crate::users::{self, Identity};
+use crate::volumes::{Asked, Volumes};
 use crate::{cgroup, clock, names, netlink, process};
 
 /// Commands that may run beside the app at once.
@@ -72,6 +73,9 @@ impl Supervisor {
                     clock::follow(unix_ns).map_err(|e| error(ErrorCode::Failed, format!("cannot set the clock: {e}")));
                 self.reply(id, set.map(|()| ReplyValue::Done));
             }
+            HostMessage::Volume { id, serial, action } => {
+                self.act_on_volume(Asked { session: from, id }, &serial, action)
+            }
             HostMessage::Names { id, names } => {
                 *self.names.lock().unwrap_or_else(PoisonError::into_inner) = names;
                 self.reply(id, Ok(ReplyValue::Done));
@@ -121,6 +125,31 @@ impl Supervisor {
         }
     }
 
+    fn act_on_volume(&mut self, asked: Asked, serial: &str, action: VolumeAction) {
+        let ending = self.is_ending();
+        let acted = match &mut self.configured {
+            None => Err(error(ErrorCode::Refused, "the guest is not configured yet")),
+            Some(_) if ending && matches!(action, VolumeAction::Freeze { .. }) => {
+                Err(error(ErrorCode::Refused, "the guest is about to end"))
+            }
+            Some(configured) => configured.volumes.act(asked, serial, action, &self.wake),
+        };
+        match acted {
+            Ok(false) => {}
+            Ok(true) => self.reply(asked.id, Ok(ReplyValue::Done)),
+            Err(why) => self.reply(asked.id, Err(why)),
+        }
+    }
+
+    /// Answers for the volumes that are frozen by now.
+    pub(crate) fn tell_frozen(&mut self) {
+        let session = self.session;
+        let answers = self.configured.as_mut().map(|configured| configured.volumes.flushed(session));
+        for (id, frozen) in answers.unwrap_or_default() {
+            self.reply(id, frozen.map(|()| ReplyValue::Done));
+        }
+    }
+
     fn reply(&mut self, id: u32, answer: Answer) {
         let outcome = match answer {
             Ok(value) => Outcome::Ok(value),
@@ -154,6 +183,7 @@ impl Supervisor {
             Features::FILES,
             Features::SECRETS,
             Features::NAMES,
+            Features::VOLUMES,
         ];
         let mut status = self.status.clone();
         status.next_log = self.ring.next_seq();
@@ -190,11 +220,11 @@ impl Supervisor {
         // From here on a second try would find half a root: a failure is remembered.
         let made = make_root(&config);
         self.image = made.as_ref().map(|_| ()).map_err(|e| e.message.clone());
-        let (root, place, identity) = made?;
+        let Made { root, place, identity, volumes } = made?;
         if config.network.as_ref().is_some_and(|network| network.names) {
             names::serve(self.names.clone());
         }
-        self.configured = Some(Configured { config, root, place, identity });
+        self.configured = Some(Configured { config, root, place, identity, volumes });
         self.marks.set("configured");
         self.emit(What::Configured);
         Ok(ReplyValue::Done)
@@ -342,7 +372,15 @@ impl Supervisor {
     }
 }
 
-fn make_root(config: &Config) -> Result<(Root, process::Place, Identity), ErrorBody> {
+/// What a configuration becomes.
+struct Made {
+    root: Root,
+    place: process::Place,
+    identity: Identity,
+    volumes: Volumes,
+}
+
+fn make_root(config: &Config) -> Result<Made, ErrorBody> {
     let failed = |e: crate::root::RootError| error(ErrorCode::Failed, e);
     let root = Root::assemble(&config.root).map_err(failed)?;
     let identity = identity(&root, &config.user)?;
@@ -353,8 +391,9 @@ fn make_root(config: &Config) -> Result<(Root, process::Place, Identity), ErrorB
         secrets::deliver(&root, all, &files, &identity).map_err(failed)?;
     }
     root.make_folders(working_dir(config), identity.uid, identity.gid).map_err(failed)?;
+    let volumes = Volumes::mount(&root, &config.volumes, &identity).map_err(|why| error(ErrorCode::Failed, why))?;
     let place = root.enter_place().map_err(failed)?;
-    Ok((root, place, identity))
+    Ok(Made { root, place, identity, volumes })
 }
 
 /// The secret's file with its owner: the app's user, or another one of the image.

@@ -127,6 +127,11 @@ impl Root {
         rustix::fs::openat2(&self.dir, path, flags | OFlags::CLOEXEC, Mode::empty(), ResolveFlags::IN_ROOT)
     }
 
+    /// A folder of the root, to mount on or to look into.
+    pub(crate) fn open_folder(&self, path: &str) -> rustix::io::Result<OwnedFd> {
+        self.open(path, OFlags::PATH | OFlags::DIRECTORY)
+    }
+
     /// Whether there is a folder of that name.
     pub(crate) fn has_folder(&self, path: &str) -> bool {
         self.open(path, OFlags::PATH | OFlags::DIRECTORY).is_ok()

@@ -26,6 +26,7 @@ use crate::process::{Launch, Place, Role};
 use crate::requests::environment;
 use crate::root::Root;
 use crate::users::Identity;
+use crate::volumes::Volumes;
 use crate::{cgroup, clock, names, process};
 
 /// Bytes of output the guest keeps for a host that is away.
@@ -42,6 +43,7 @@ pub(crate) struct Configured {
     pub(crate) root: Root,
     pub(crate) place: Place,
     pub(crate) identity: Identity,
+    pub(crate) volumes: Volumes,
 }
 
 /// The host's wish for logs.
@@ -86,7 +88,7 @@ pub(crate) struct Supervisor {
     ending: Ending,
     linger_until: Option<u64>,
     signals: UnixStream,
-    wake: UnixStream,
+    pub(crate) wake: UnixStream,
     told_to_end: Arc<AtomicBool>,
 }
 
@@ -292,6 +294,9 @@ impl Supervisor {
     pub(crate) fn end_session(&mut self) {
         self.session = None;
         self.subscription = None;
+        if let Some(configured) = &mut self.configured {
+            configured.volumes.let_go();
+        }
         for (_, mut exec) in std::mem::take(&mut self.execs) {
             self.detach(&mut exec);
             self.orphans.push(exec);
@@ -406,7 +411,15 @@ impl Supervisor {
         }
     }
 
+    /// Whether the guest was told to end, or the app has ended.
+    pub(crate) fn is_ending(&self) -> bool {
+        !matches!(self.ending, Ending::No)
+    }
+
     fn say_farewell(&mut self) {
+        if let Some(configured) = &mut self.configured {
+            configured.volumes.let_go();
+        }
         cgroup::kill_all();
         self.ending = Ending::Farewell { until: clock::since_boot_ns() + FAREWELL_NS };
     }
@@ -441,12 +454,17 @@ impl Supervisor {
         let orphans = self.orphans.iter().filter_map(|e| e.deadline(true));
         let checks = self.checks.as_ref().and_then(Checks::deadline);
         let host = self.presence.deadline();
-        ending.into_iter().chain(host).chain(outputs).chain(execs).chain(orphans).chain(checks).min()
+        let frozen = self.configured.as_ref().and_then(|configured| configured.volumes.deadline());
+        ending.into_iter().chain(host).chain(frozen).chain(outputs).chain(execs).chain(orphans).chain(checks).min()
     }
 
     /// Does what is due.
     fn keep_deadlines(&mut self) {
         let now = clock::since_boot_ns();
+        if let Some(configured) = &mut self.configured {
+            configured.volumes.thaw_due(Some(now));
+        }
+        self.tell_frozen();
         if self.presence.is_gone(now) {
             // A last look: the port may be open again without anything to read.
             self.receive();

@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use holm_guest_control::host::ConnectOptions;
 use holm_guest_control::{ExecRequest, Metrics};
-use holm_model::id::InstanceName;
+use holm_model::id::{InstanceName, Seq};
 use holm_model::report::{HostReport, Phase};
 use holm_model::target::{HostTarget, InstanceSpec, Want};
+use holm_model::volume::VolumeNumber;
 use holm_vmm::{CpuShares, QemuConfig, QemuVmm, VmName, VmSpec};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::{Id, JoinSet};
@@ -55,6 +56,14 @@ pub enum AgentError {
         /// Where it stands.
         phase: Phase,
     },
+    /// A volume could not be worked on.
+    #[error("cannot copy the volume {number}: {why}")]
+    Volume {
+        /// Its number.
+        number: VolumeNumber,
+        /// What was said.
+        why: String,
+    },
     /// The guest did not do it.
     #[error("the guest of `{instance}` cannot {what}: {why}")]
     Guest {
@@ -90,6 +99,7 @@ impl Agent {
             host_tag,
             images,
             guests,
+            volumes,
             secrets,
             acceleration,
             network,
@@ -115,6 +125,7 @@ impl Agent {
             tag: host_tag,
             images,
             guests,
+            volumes,
             secrets,
             cmdline,
             network,
@@ -138,7 +149,7 @@ enum Order {
 /// A running agent. Dropping it ends the agent a moment later; [`AgentHandle::detach`] waits for that.
 #[derive(Debug)]
 pub struct AgentHandle {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
     orders: mpsc::Sender<Order>,
     executor: AbortOnDropHandle<()>,
 }
@@ -247,6 +258,8 @@ pub(crate) async fn start(
         world,
         connections,
         limits,
+        idle_copies: tokio::sync::Mutex::new(()),
+        volumes: watch::Sender::new(Arc::new(target.newest().volumes.clone())),
     });
     let known: BTreeSet<InstanceName> = folders.iter().map(|(name, _)| name.clone()).collect();
     match shared.world.sweep(&known).await {
@@ -262,6 +275,7 @@ pub(crate) async fn start(
         names: BTreeMap::new(),
         halted: false,
         waiting: Vec::new(),
+        swept: None,
         _lock: lock,
     };
     executor.take_up(folders);
@@ -282,6 +296,8 @@ struct Executor {
     halted: bool,
     /// Who waits for every instance to have ended.
     waiting: Vec<oneshot::Sender<()>>,
+    /// The generation up to which deleted volumes were removed.
+    swept: Option<Seq>,
     /// Held while the agent's folder is in use; the last to be dropped.
     _lock: File,
 }
@@ -319,6 +335,7 @@ impl Executor {
             if more_targets {
                 let target = targets.borrow_and_update().clone();
                 self.follow(&target);
+                self.sweep_volumes().await;
             }
             self.answer_if_stopped();
             tokio::select! {
@@ -357,11 +374,29 @@ impl Executor {
         self.reconcile();
     }
 
+    /// Removes what was deleted. A failure is told, and tried again with the next target.
+    async fn sweep_volumes(&mut self) {
+        let target = self.target.newest();
+        if self.swept != Some(target.generation) {
+            match self.shared.world.sweep_volumes(target).await {
+                Ok(()) => self.swept = Some(target.generation),
+                Err(failure) => tracing::warn!(%failure, "cannot remove deleted volumes"),
+            }
+        }
+    }
+
     fn reconcile(&mut self) {
         if self.halted {
             return;
         }
         let target = self.target.newest().clone();
+        self.shared.volumes.send_if_modified(|volumes| {
+            let changed = **volumes != target.volumes;
+            if changed {
+                *volumes = Arc::new(target.volumes.clone());
+            }
+            changed
+        });
         for (name, wanted) in &target.instances {
             if !self.wishes.contains_key(name) {
                 self.begin(&wanted.spec);

@@ -6,10 +6,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use holm_model::id::{AppKey, InstanceName, Seq};
 use holm_model::report::{HostReport, Observation, Phase};
+use holm_model::volume::VolumeNumber;
 use tokio::sync::watch;
 
 use crate::log::LogView;
-use crate::world::Guest;
+use crate::world::{Guest, Machine};
 
 /// How to reach a live instance.
 #[derive(Debug, Clone, Default)]
@@ -22,6 +23,10 @@ pub(crate) struct Reach {
     pub(crate) pid: Option<u32>,
     /// The guest's address, where instances reach each other.
     pub(crate) address: Option<Ipv6Addr>,
+    /// The microVM, while it runs.
+    pub(crate) machine: Option<Arc<dyn Machine>>,
+    /// The volumes that its microVM has, from before its start to after its end.
+    pub(crate) volumes: Vec<VolumeNumber>,
 }
 
 /// Written by every instance's task, read by everyone.
@@ -89,6 +94,13 @@ impl Board {
 
     pub(crate) fn reach(&self, name: &InstanceName) -> Option<Reach> {
         self.reach.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
+    }
+
+    /// The instance that has a volume.
+    pub(crate) fn holder_of(&self, number: VolumeNumber) -> Option<(InstanceName, Reach)> {
+        let reach = self.reach.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = reach.iter().find(|(_, reach)| reach.volumes.contains(&number));
+        found.map(|(name, reach)| (name.clone(), reach.clone()))
     }
 
     pub(crate) fn set_reach(&self, name: &InstanceName, change: impl FnOnce(&mut Reach)) {

@@ -9,6 +9,7 @@ use holm_image::ImageStore;
 use holm_model::id::InstanceName;
 use holm_secrets::Vault;
 use holm_vmm::{AccelKind, Acceleration, GuestStore, RunAs};
+use holm_volume::VolumeStore;
 
 use crate::host::NetworkMode;
 
@@ -23,6 +24,8 @@ pub struct AgentConfig {
     pub images: ImageStore,
     /// What guests boot from: the default bundle at the time.
     pub guests: GuestStore,
+    /// The files of volumes.
+    pub volumes: VolumeStore,
     /// Where the apps' secrets lie.
     pub secrets: Arc<Vault>,
     /// How microVMs run, from the probe.

@@ -5,13 +5,16 @@ use std::net::Ipv4Addr;
 
 use holm_guest_control::secrets::{FOLDER, GuestSecret, GuestSecrets};
 use holm_guest_control::{
-    Config, HealthCheck as GuestHealth, Ipv4Address, Ipv6Address, Network, Probe, RootOptions, parse_signal,
+    Config, GuestVolume, HealthCheck as GuestHealth, Ipv4Address, Ipv6Address, Network, Probe, RootOptions,
+    parse_signal,
 };
 use holm_manifest::{HealthCheck, HealthProbe, SecretName, SecretUse};
 use holm_model::id::InstanceName;
 use holm_model::target::{InstanceSpec, SecretsTarget};
+use holm_model::volume::VolumeMount;
 use holm_secrets::Secrets;
 
+use crate::volume::disk_serial;
 use crate::world::{Attachment, Failure, Image};
 
 /// How long an exited guest waits to be asked about it before it powers off by itself: as long as an agent may be away
@@ -63,11 +66,16 @@ pub(crate) fn guest_config(
         root: RootOptions { writable_max: Some(spec.memory.bytes() / 2) },
         health: spec.health.as_ref().map(guest_health),
         files: Vec::new(),
+        volumes: spec.volumes.iter().map(guest_volume).collect(),
         secrets,
         linger_ms: LINGER_MS,
     };
     config.check().map_err(|error| Failure::of(&error))?;
     Ok(config)
+}
+
+fn guest_volume(mount: &VolumeMount) -> GuestVolume {
+    GuestVolume { serial: disk_serial(mount.number), path: mount.path.clone() }
 }
 
 /// The values of `target` as the guest gets them, or why they cannot be delivered.
@@ -159,6 +167,7 @@ mod tests {
             memory: Memory::from_mib(64),
             health: None,
             stop: StopPolicy::default(),
+            volumes: Vec::new(),
             secrets: None,
         }
     }

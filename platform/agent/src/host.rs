@@ -3,6 +3,7 @@
 mod guest;
 mod machine;
 mod network;
+mod volume;
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -14,9 +15,11 @@ use holm_guest_control::host::ConnectOptions;
 use holm_image::{ImageRef, ImageStore, Phase};
 use holm_model::footprint::machine_mib;
 use holm_model::id::{AppKey, InstanceName, SecretSetId};
-use holm_model::target::InstanceSpec;
+use holm_model::target::{HostTarget, InstanceSpec};
+use holm_model::volume::{VolumeNumber, VolumeTarget};
 use holm_secrets::{Secrets, Vault};
 use holm_vmm::{CpuShares, DiskSpec, GuestStore, RunAs, VmName, VmRecord, VmSpec, Vmm};
+use holm_volume::VolumeStore;
 use jiff::Timestamp;
 
 use crate::world::{Attachment, Failure, Image, LaunchOrder, Machine, MachineRecord, Progress, World};
@@ -27,6 +30,7 @@ pub(crate) struct Host {
     pub(crate) tag: String,
     pub(crate) images: ImageStore,
     pub(crate) guests: GuestStore,
+    pub(crate) volumes: VolumeStore,
     pub(crate) secrets: Arc<Vault>,
     /// What every guest kernel is told.
     pub(crate) cmdline: String,
@@ -107,6 +111,7 @@ impl Host {
         vm.memory_mib = u32::try_from(mib).map_err(|_| Failure(format!("{mib} MiB of memory is too much")))?;
         let serial = holm_guest_control::ROOT_SERIAL.to_owned();
         vm.disks = vec![DiskSpec { path: order.image.root.clone(), read_only: true, serial }];
+        vm.disks.extend(self.volume_disks(order.spec, order.volumes).await?);
         vm.net = network::device(&order.spec.instance, order.network)?;
         vm.run_as = self.run_as;
         let started = self.vmm.launch(&vm).await.map_err(|error| Failure::of(&error))?;
@@ -193,6 +198,19 @@ impl World for Host {
             Ok(machines.chain(networks.into_iter().map(|name| format!("the network of `{name}`"))).collect())
         }
         .boxed()
+    }
+
+    fn grow_volume<'a>(
+        &'a self,
+        number: VolumeNumber,
+        target: &'a VolumeTarget,
+    ) -> BoxFuture<'a, Result<u64, Failure>> {
+        let size = target.size;
+        volume::blocking(&self.volumes, move |store| store.grow(number, size)).boxed()
+    }
+
+    fn sweep_volumes<'a>(&'a self, target: &'a HostTarget) -> BoxFuture<'a, Result<(), Failure>> {
+        self.remove_deleted_volumes(target).boxed()
     }
 
     fn leave(&self) -> BoxFuture<'_, Result<(), Failure>> {

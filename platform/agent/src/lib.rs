@@ -22,6 +22,7 @@
 //! | `board` | what is shown: the report, the ways to guests and logs |
 //! | `guest_config` | what a guest is told to run |
 //! | `world`, `host` | what the agent asks of the outside, and the real outside |
+//! | `volume` | volumes of running instances: grown, and copied at one moment |
 //! | `findings` | what lies around, for `holm doctor` |
 
 #![forbid(unsafe_code)]
@@ -42,6 +43,7 @@ mod target_file;
 mod testing;
 #[cfg(test)]
 mod tests;
+mod volume;
 mod world;
 
 pub use agent::{Agent, AgentError, AgentHandle};
@@ -50,3 +52,4 @@ pub use exec::{ExecInput, ExecOutput, ExecSession};
 pub use findings::{Finding, FindingsError, findings};
 pub use host::NetworkMode;
 pub use log::{LogLine, LogLines, LogQuery, LogStream};
+pub use volume::{Copied, VolumeCopy};

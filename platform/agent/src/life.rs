@@ -13,13 +13,15 @@ mod prepare;
 mod serve;
 mod stop;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use holm_manifest::VolumeSize;
 use holm_model::report::{End, EndCause, Observation, Phase};
 use holm_model::target::InstanceSpec;
+use holm_model::volume::{VolumeNumber, VolumeTarget};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
@@ -57,18 +59,26 @@ pub(crate) struct Shared {
     pub(crate) board: Board,
     pub(crate) limits: Limits,
     pub(crate) boots: Arc<Semaphore>,
+    /// Held while a volume that nobody has is copied, and while an instance gets its volumes.
+    pub(crate) idle_copies: tokio::sync::Mutex<()>,
+    /// What the host should have of each volume, by the newest target.
+    pub(crate) volumes: watch::Sender<Arc<BTreeMap<VolumeNumber, VolumeTarget>>>,
 }
 
 /// One instance's task.
 #[derive(Debug)]
 pub(crate) struct Life {
-    shared: Arc<Shared>,
-    spec: Arc<InstanceSpec>,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) spec: Arc<InstanceSpec>,
     folder: Folder,
     journal: Journal,
     logs: Arc<Mutex<LogStore>>,
     wish: watch::Receiver<Wish>,
     seen: Observation,
+    /// The size to which each volume was grown in the running guest.
+    pub(crate) grown: BTreeMap<VolumeNumber, VolumeSize>,
+    /// Why a volume could not be grown yet.
+    pub(crate) behind: Option<String>,
 }
 
 /// A machine with a guest that answers and an app that was started.
@@ -100,9 +110,22 @@ impl Life {
             _ => Phase::Preparing,
         };
         let seen = Observation { phase, detail: None, endpoints: Default::default(), end: past.ended.clone() };
-        shared.board.set_reach(&spec.instance, |reach| reach.logs = Some(logs.view()));
+        // Also of one that is yet to start, or that an earlier agent started: nobody else may take them for free.
+        let held =
+            if past.ended.is_none() { spec.volumes.iter().map(|mount| mount.number).collect() } else { Vec::new() };
+        shared.board.set_reach(&spec.instance, |reach| (reach.logs, reach.volumes) = (Some(logs.view()), held));
         shared.board.show(&spec.instance, &seen);
-        Ok(Self { shared, spec: Arc::new(spec), folder, journal, logs: Arc::new(Mutex::new(logs)), wish, seen })
+        Ok(Self {
+            shared,
+            spec: Arc::new(spec),
+            folder,
+            journal,
+            logs: Arc::new(Mutex::new(logs)),
+            wish,
+            seen,
+            grown: BTreeMap::new(),
+            behind: None,
+        })
     }
 
     /// Lives until the folder is removed.
@@ -138,7 +161,9 @@ impl Life {
             Err(cause) => return cause,
         };
         let pid = machine.record().pid;
-        self.shared.board.set_reach(&self.spec.instance, |reach| reach.pid = Some(pid));
+        self.shared.board.set_reach(&self.spec.instance, |reach| {
+            (reach.pid, reach.machine) = (Some(pid), Some(machine.clone()));
+        });
         let booted = self.boot(&machine).await;
         drop(turn);
         let cause = match booted {
@@ -152,7 +177,9 @@ impl Life {
             },
             Err(cause) => cause,
         };
-        self.shared.board.set_reach(&self.spec.instance, |reach| (reach.guest, reach.pid) = (None, None));
+        self.shared.board.set_reach(&self.spec.instance, |reach| {
+            (reach.guest, reach.pid, reach.machine) = (None, None, None);
+        });
         if self.journal.past().ending.is_none() {
             self.note(Step::Ending { cause: cause.clone() });
         }
@@ -162,6 +189,7 @@ impl Life {
     /// The machine is surely gone, then the end is written down.
     async fn end(&mut self, cause: EndCause) {
         self.remove_machines().await;
+        self.shared.board.set_reach(&self.spec.instance, |reach| reach.volumes.clear());
         let last_log = log::last_lines(&self.folder.logs(), LAST_LINES, LAST_LINE_BYTES).unwrap_or_else(|error| {
             tracing::warn!(instance = %self.spec.instance, %error, "cannot read the last lines of the log");
             Vec::new()
@@ -201,7 +229,7 @@ impl Life {
 
     /// Ends a machine whose app has ended by itself: lets the guest send its last output and power off, then makes sure.
     async fn dismiss(&mut self, machine: &Arc<dyn Machine>, session: &mut Session) {
-        let limit = self.shared.limits.power_off;
+        let limit = self.power_off();
         let asked = timeout(limit, session.guest.stop(Duration::ZERO)).await;
         if !matches!(asked, Ok(Ok(()))) || timeout(limit, machine.wait_exit()).await.is_err() {
             self.kill(machine).await;

@@ -12,11 +12,13 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use holm_guest_control::{
-    BootMark, Config, ExecRequest, ExitReport, ExitStatus, Health, MemoryFigures, Metrics, Status,
+    BootMark, Config, ExecRequest, ExitReport, ExitStatus, Health, MemoryFigures, Metrics, Status, VolumeAction,
 };
 use holm_model::id::{AppKey, InstanceName, SecretSetId};
-use holm_model::target::InstanceSpec;
+use holm_model::target::{HostTarget, InstanceSpec};
+use holm_model::volume::{VolumeNumber, VolumeTarget};
 use holm_secrets::Secrets;
+use holm_vmm::DiskCopy;
 use jiff::Timestamp;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
@@ -345,6 +347,18 @@ impl World for Sim {
         })
     }
 
+    fn grow_volume<'a>(
+        &'a self,
+        _number: VolumeNumber,
+        target: &'a VolumeTarget,
+    ) -> BoxFuture<'a, Result<u64, Failure>> {
+        self.call(async move { Ok(target.size.bytes()) })
+    }
+
+    fn sweep_volumes<'a>(&'a self, _target: &'a HostTarget) -> BoxFuture<'a, Result<(), Failure>> {
+        async { Ok(()) }.boxed()
+    }
+
     fn leave(&self) -> BoxFuture<'_, Result<(), Failure>> {
         self.call(async move {
             let mut books = self.books();
@@ -389,6 +403,30 @@ impl Machine for SimMachine {
 
     fn forward(&self, port: u16) -> BoxFuture<'_, Result<SocketAddrV4, Failure>> {
         async move { Ok(SocketAddrV4::new(Ipv4Addr::LOCALHOST, port)) }.boxed()
+    }
+
+    fn resize_disk<'a>(&'a self, _serial: &'a str, _bytes: u64) -> BoxFuture<'a, Result<(), Failure>> {
+        async { Ok(()) }.boxed()
+    }
+
+    fn begin_copy<'a>(&'a self, _copy: &'a DiskCopy) -> BoxFuture<'a, Result<(), Failure>> {
+        async { Ok(()) }.boxed()
+    }
+
+    fn finish_copy<'a>(&'a self, _copy: &'a DiskCopy) -> BoxFuture<'a, Result<(), Failure>> {
+        async { Ok(()) }.boxed()
+    }
+
+    fn drop_copy<'a>(&'a self, _serial: &'a str) -> BoxFuture<'a, ()> {
+        async {}.boxed()
+    }
+
+    fn change_records<'a>(&'a self, _serial: &'a str) -> BoxFuture<'a, Result<Vec<String>, Failure>> {
+        async { Ok(Vec::new()) }.boxed()
+    }
+
+    fn drop_record<'a>(&'a self, _serial: &'a str, _record: &'a str) -> BoxFuture<'a, Result<(), Failure>> {
+        async { Ok(()) }.boxed()
     }
 
     fn connect(&self) -> BoxFuture<'_, Result<Arc<dyn Guest>, Failure>> {
@@ -504,6 +542,10 @@ impl Guest for SimGuest {
 
     fn metrics(&self) -> BoxFuture<'_, Result<Metrics, GuestFailure>> {
         self.ask(|_| Ok(Metrics::default())).boxed()
+    }
+
+    fn volume<'a>(&'a self, _serial: &'a str, _action: VolumeAction) -> BoxFuture<'a, Result<(), GuestFailure>> {
+        self.ask(|_| Ok(())).boxed()
     }
 
     fn exec(&self, _request: ExecRequest) -> BoxFuture<'_, Result<ExecSession, GuestFailure>> {

@@ -63,7 +63,11 @@ impl Bench {
             (spec.instance.clone(), target)
         };
         let instances = instances.iter().map(target).collect();
-        self.targets.send_replace(Arc::new(HostTarget { generation: Seq(generation), instances }));
+        self.targets.send_replace(Arc::new(HostTarget {
+            generation: Seq(generation),
+            instances,
+            ..HostTarget::default()
+        }));
     }
 }
 
@@ -83,6 +87,7 @@ fn spec(number: u64) -> InstanceSpec {
         memory: Memory::from_mib(64),
         health: None,
         stop: StopPolicy::default(),
+        volumes: Vec::new(),
         secrets: None,
     }
 }

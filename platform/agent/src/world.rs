@@ -11,10 +11,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use holm_guest_control::{BootMark, Config, ExecRequest, Metrics, Status};
+use holm_guest_control::{BootMark, Config, ExecRequest, Metrics, Status, VolumeAction};
 use holm_model::id::{AppKey, InstanceName, SecretSetId};
-use holm_model::target::InstanceSpec;
+use holm_model::target::{HostTarget, InstanceSpec};
+use holm_model::volume::{VolumeNumber, VolumeTarget};
 use holm_secrets::Secrets;
+use holm_vmm::DiskCopy;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -111,6 +113,8 @@ pub(crate) struct LaunchOrder<'a> {
     pub(crate) network: &'a Attachment,
     /// Folder for its sockets and logs.
     pub(crate) run_dir: &'a Path,
+    /// What the host should have of each volume.
+    pub(crate) volumes: &'a BTreeMap<VolumeNumber, VolumeTarget>,
 }
 
 /// Told what a long preparation is doing.
@@ -153,6 +157,13 @@ pub(crate) trait World: Send + Sync + fmt::Debug {
     /// Removes microVMs and networks that carry this host's tag and belong to none of `known`; says what they were.
     fn sweep<'a>(&'a self, known: &'a BTreeSet<InstanceName>) -> BoxFuture<'a, Result<Vec<String>, Failure>>;
 
+    /// Gives the file of a volume at least the size it should have, and says how many bytes it has.
+    fn grow_volume<'a>(&'a self, number: VolumeNumber, target: &'a VolumeTarget)
+    -> BoxFuture<'a, Result<u64, Failure>>;
+
+    /// Removes the files of volumes that were deleted, as `target` tells.
+    fn sweep_volumes<'a>(&'a self, target: &'a HostTarget) -> BoxFuture<'a, Result<(), Failure>>;
+
     /// Opens a sealed set of secrets.
     fn open_secrets<'a>(&'a self, app: &'a AppKey, set: &'a SecretSetId) -> BoxFuture<'a, Result<Secrets, Failure>>;
 
@@ -177,6 +188,24 @@ pub(crate) trait Machine: Send + Sync + fmt::Debug {
 
     /// Forwards a port of the host to `port` of the guest while it runs.
     fn forward(&self, port: u16) -> BoxFuture<'_, Result<SocketAddrV4, Failure>>;
+
+    /// Tells the machine that the file of a disk has grown.
+    fn resize_disk<'a>(&'a self, serial: &'a str, bytes: u64) -> BoxFuture<'a, Result<(), Failure>>;
+
+    /// Begins to copy a disk as it is at this moment.
+    fn begin_copy<'a>(&'a self, copy: &'a DiskCopy) -> BoxFuture<'a, Result<(), Failure>>;
+
+    /// Waits for the end of such a copy.
+    fn finish_copy<'a>(&'a self, copy: &'a DiskCopy) -> BoxFuture<'a, Result<(), Failure>>;
+
+    /// Ends such a copy wherever it is.
+    fn drop_copy<'a>(&'a self, serial: &'a str) -> BoxFuture<'a, ()>;
+
+    /// The records of changes that are kept for a disk.
+    fn change_records<'a>(&'a self, serial: &'a str) -> BoxFuture<'a, Result<Vec<String>, Failure>>;
+
+    /// Forgets a record of changes.
+    fn drop_record<'a>(&'a self, serial: &'a str, record: &'a str) -> BoxFuture<'a, Result<(), Failure>>;
 
     /// Connects to the guest and waits for its greeting, for as long as it takes.
     fn connect(&self) -> BoxFuture<'_, Result<Arc<dyn Guest>, Failure>>;
@@ -218,6 +247,9 @@ pub(crate) trait Guest: Send + Sync + fmt::Debug {
 
     /// Figures; also the proof that the guest answers.
     fn metrics(&self) -> BoxFuture<'_, Result<Metrics, GuestFailure>>;
+
+    /// Grows, freezes or thaws the volume on a disk.
+    fn volume<'a>(&'a self, serial: &'a str, action: VolumeAction) -> BoxFuture<'a, Result<(), GuestFailure>>;
 
     /// Tells where the app's own instances are, by process type. A guest that cannot use it says nothing.
     fn names<'a>(&'a self, _names: &'a BTreeMap<String, Vec<IpAddr>>) -> BoxFuture<'a, Result<(), GuestFailure>> {

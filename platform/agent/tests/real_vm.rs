@@ -103,6 +103,7 @@ impl Bench {
             memory: Memory::from_mib(32),
             health: None,
             stop: StopPolicy { signal: None, grace_ms: 5_000, drain_ms: 0 },
+            volumes: Vec::new(),
             secrets: None,
         }
     }
@@ -115,7 +116,7 @@ impl Bench {
         };
         let instances = specs.iter().map(target).collect();
         let generation = self.targets.borrow().generation.next();
-        self.targets.send_replace(Arc::new(HostTarget { generation, instances }));
+        self.targets.send_replace(Arc::new(HostTarget { generation, instances, ..HostTarget::default() }));
     }
 
     /// The process ids of this host's microVMs.
@@ -141,6 +142,7 @@ async fn start(dir: &Path, tag: &str, targets: watch::Receiver<Arc<HostTarget>>)
         host_tag: tag.to_owned(),
         images,
         guests,
+        volumes: holm_volume::VolumeStore::open(dir.join("volumes")).unwrap(),
         secrets: Arc::new(holm_secrets::Vault::open(&dir.join("secrets")).unwrap()),
         acceleration: Acceleration::tcg("a test"),
         network: network(tag),

@@ -15,7 +15,8 @@ use serde::{Deserialize, Serialize};
 use crate::exec::{ExecRequest, ExecTarget};
 use crate::problem::{Problem, ProblemCode};
 use crate::secrets::{SecretsChange, SecretsComparison};
-use crate::wire::Command;
+use crate::storage::StorageRequest;
+use crate::wire::{Command, VolumeChange};
 
 /// A token to be made.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -213,7 +214,11 @@ pub fn need(method: &Method, path: &str, query: &str, bytes: &[u8]) -> Result<Ne
                     .hint("push the image to a registry, or deploy on the host itself"));
             }
             Ok(match command {
-                Command::Destroy { .. } => Need::For(Destroy, app),
+                Command::Destroy { .. } | Command::Volume { change: VolumeChange::Delete, .. } => {
+                    Need::For(Destroy, app)
+                }
+                // What a deploy does too, where the manifest names a volume.
+                Command::Volume { .. } => Need::For(Permission::Deploy, app),
                 Command::Deploy { .. } | Command::Rollback { .. } | Command::Restart { .. } => {
                     Need::For(Permission::Deploy, app)
                 }
@@ -227,6 +232,7 @@ pub fn need(method: &Method, path: &str, query: &str, bytes: &[u8]) -> Result<Ne
         }
         ("POST", "/v1/secrets") => Ok(Need::For(Secrets, Some(body::<SecretsChange>(bytes)?.app))),
         ("POST", "/v1/secrets/compare") => Ok(Need::For(Secrets, Some(body::<SecretsComparison>(bytes)?.app))),
+        ("POST", "/v1/storage") => Ok(body::<StorageRequest>(bytes)?.need()),
         ("POST", "/v1/exec") => {
             let app = match body::<ExecRequest>(bytes)?.target {
                 ExecTarget::Instance(instance) => instance.app,
@@ -296,6 +302,32 @@ mod tests {
         assert_eq!(asked("POST", "/v1/commands", "", &stop.replace("stop", "restart")), of(Deploy));
         assert_eq!(asked("POST", "/v1/secrets", "", r#"{"app":"hello"}"#), of(Secrets));
         assert_eq!(asked("POST", "/v1/shutdown", "", ""), Ok(Need::For(Host, None)));
+        let grow = r#"{"verb":"volume","volume":"hello:data","change":{"grow":{"size":67108864}}}"#;
+        assert_eq!(asked("POST", "/v1/commands", "", grow), of(Deploy));
+        let delete = r#"{"verb":"volume","volume":"hello:data","change":"delete"}"#;
+        assert_eq!(asked("POST", "/v1/commands", "", delete), of(Destroy));
+        let storage = |ask: &str, rest: &str| {
+            asked("POST", "/v1/storage", "", &format!(r#"{{"ask":{ask:?},"volume":"hello:data"{rest}}}"#))
+        };
+        for ask in ["volumes", "snapshots", "backups"] {
+            assert_eq!(storage(ask, ""), of(Read));
+            assert_eq!(asked("POST", "/v1/storage", "", &format!(r#"{{"ask":{ask:?}}}"#)), Ok(Need::For(Read, None)));
+        }
+        for ask in ["take_snapshot", "backup", "verify_backup"] {
+            assert_eq!(storage(ask, ""), of(Deploy));
+        }
+        for (ask, rest) in [("delete_snapshot", r#","moment":"x""#), ("prune_backups", r#","keep":1"#)] {
+            assert_eq!(storage(ask, rest), of(Destroy));
+        }
+        assert_eq!(
+            asked("POST", "/v1/storage", "", r#"{"ask":"prune_backups","keep":1}"#),
+            Ok(Need::For(Destroy, None))
+        );
+        for ask in ["restore_snapshot", "restore_backup"] {
+            assert_eq!(storage(ask, r#","moment":"x","to":"hello:old""#), of(Deploy));
+            // Else a token for one app would read what another one keeps.
+            assert_eq!(storage(ask, r#","moment":"x","to":"other:old""#), Ok(Need::For(Host, None)));
+        }
     }
 
     #[test]

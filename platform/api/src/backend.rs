@@ -15,6 +15,7 @@ use crate::access::{NewToken, TokenWish};
 use crate::exec::{ExecRequest, ExecSession};
 use crate::problem::Problem;
 use crate::secrets::{SecretDifferences, SecretsChange, SecretsComparison};
+use crate::storage::{StorageAnswer, StorageRequest};
 use crate::wire::{
     Accepted, EventQuery, Finding, GuestImport, GuestSummary, ImageDetail, ImageProgress, ImageSummary, LiveInstance,
     LogLine, LogQuery, PruneReport, Shutdown, Submission,
@@ -110,6 +111,17 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Makes a guest bundle. Takes as long as it takes; the client waits.
     fn import_guest(&self, import: GuestImport) -> impl Future<Output = Result<GuestSummary, Problem>> + Send;
+
+    /// Does what is asked of volumes, snapshots and backups for `actor`. Takes as long as it takes, and goes on when the
+    /// client leaves.
+    fn storage(
+        &self,
+        request: StorageRequest,
+        actor: String,
+    ) -> impl Future<Output = Result<StorageAnswer, Problem>> + Send {
+        let _ = (request, actor);
+        std::future::ready(Err(Problem::refused("this Holm has no storage")))
+    }
 
     /// Looks at everything that can be wrong with this host.
     fn doctor(&self) -> impl Future<Output = Vec<Finding>> + Send;

@@ -33,6 +33,7 @@ use crate::problem::{Problem, ProblemCode};
 use crate::secrets::{SecretDifferences, SecretsChange, SecretsComparison};
 use crate::server::KEY_HEADER;
 use crate::socket;
+use crate::storage::{StorageAnswer, StorageRequest};
 use crate::view::DeploymentUpdate;
 use crate::wire::{
     Accepted, Command, EventQuery, Finding, GuestImport, GuestSummary, ImageDetail, ImageSummary, LiveInstance,
@@ -361,6 +362,14 @@ impl Client {
     /// See [`ClientError`].
     pub async fn import_guest(&self, import: &GuestImport) -> Result<GuestSummary, ClientError> {
         self.post("/v1/guests", import).await
+    }
+
+    /// Asks for something about volumes, snapshots or backups, and waits until it is done.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn storage(&self, request: &StorageRequest) -> Result<StorageAnswer, ClientError> {
+        self.post("/v1/storage", request).await
     }
 
     /// What can be wrong with the host, as the running Holm sees it.

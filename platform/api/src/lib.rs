@@ -19,6 +19,7 @@ pub mod remote;
 pub mod secrets;
 pub mod server;
 pub mod socket;
+pub mod storage;
 pub mod tls;
 pub mod view;
 pub mod wire;

@@ -32,6 +32,7 @@ use crate::backend::{Audit, Backend};
 use crate::exec::{ExecOutput, ExecRequest, ExecSession, ExecTarget, PROTOCOL, ServerSide};
 use crate::ndjson::Ending;
 use crate::problem::{Problem, ProblemCode};
+use crate::storage::StorageRequest;
 use crate::wire::{Command, EventQuery, GuestImport, LogQuery, ServerVersion, Shutdown, StateDocuments, Submission};
 use crate::{follow, ndjson, peer, view};
 
@@ -144,6 +145,7 @@ pub(crate) fn router<B: Backend>(server: Server<B>) -> Router {
         .route("/v1/image", get(image::<B>))
         .route("/v1/images/prune", post(prune_images::<B>))
         .route("/v1/guests", get(guests::<B>).post(import_guest::<B>))
+        .route("/v1/storage", post(storage::<B>))
         .route("/v1/doctor", get(doctor::<B>))
         .route("/v1/shutdown", post(shutdown::<B>))
         .route("/v1/tokens", get(access::tokens::<B>).post(access::create_token::<B>))
@@ -254,6 +256,34 @@ fn request_key(headers: &HeaderMap) -> Result<Uuid, Problem> {
     let key = headers.get(KEY_HEADER).and_then(|value| value.to_str().ok());
     let key = key.and_then(|text| Uuid::try_parse(text).ok());
     key.ok_or_else(|| Problem::bad_request(format!("the header `{KEY_HEADER}` must be a UUID")))
+}
+
+async fn storage<B: Backend>(
+    State(server): State<Server<B>>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    body: Sent,
+) -> Response {
+    let request: StorageRequest = match sent(body).and_then(|body| read(&body)) {
+        Ok(request) => request,
+        Err(problem) => {
+            let refused: Result<(), Problem> = Err(problem);
+            server.refused(&peer, "storage", None, &refused).await;
+            return answer(refused);
+        }
+    };
+    // A task of its own: it goes on, and is taken down, when the client hangs up.
+    let working = tokio::spawn(async move {
+        let (verb, about) = (request.verb(), request.volume().map(ToString::to_string));
+        let looks_only = request.looks_only();
+        let done = server.backend.storage(request, peer.actor.clone()).await;
+        match looks_only {
+            true => server.refused(&peer, verb, about, &done).await,
+            false => server.took(&peer, verb, about, &done).await,
+        }
+        done
+    });
+    let done = working.await;
+    answer(done.unwrap_or_else(|error| Err(Problem::failed("the work on storage ended early").because(error))))
 }
 
 #[derive(Deserialize)]

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use holm_manifest::{Manifest, ManifestError, ProcessName, Route, RouteMatch};
+use holm_manifest::{Manifest, ManifestError, ProcessName, Route, RouteMatch, VolumeSize};
 use holm_model::access::Scope;
 use holm_model::id::{AppKey, DeploymentNumber, Digest, InstanceName, ReleaseNumber, Seq};
 use holm_model::state::State;
+use holm_model::volume::VolumeId;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -130,7 +131,35 @@ pub enum Command {
     Destroy {
         /// The app and environment.
         app: AppKey,
+        /// Whether its volumes go with it.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        volumes: bool,
     },
+    /// Make, grow or delete a volume.
+    Volume {
+        /// The volume.
+        volume: VolumeId,
+        /// What to do with it.
+        change: VolumeChange,
+    },
+}
+
+/// What can be done with a volume.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum VolumeChange {
+    /// Make it, empty.
+    Create {
+        /// Its size.
+        size: VolumeSize,
+    },
+    /// Make it larger.
+    Grow {
+        /// Its new size.
+        size: VolumeSize,
+    },
+    /// Remove it with everything in it.
+    Delete,
 }
 
 impl Command {
@@ -147,7 +176,8 @@ impl Command {
             | Self::AddRoute { app, .. }
             | Self::RemoveRoute { app, .. }
             | Self::Ipv4 { app, .. }
-            | Self::Destroy { app } => app,
+            | Self::Destroy { app, .. } => app,
+            Self::Volume { volume, .. } => &volume.app,
         }
     }
 
@@ -165,6 +195,9 @@ impl Command {
             Self::RemoveRoute { .. } => "route remove",
             Self::Ipv4 { .. } => "ipv4",
             Self::Destroy { .. } => "destroy",
+            Self::Volume { change: VolumeChange::Create { .. }, .. } => "volumes create",
+            Self::Volume { change: VolumeChange::Grow { .. }, .. } => "volumes grow",
+            Self::Volume { change: VolumeChange::Delete, .. } => "volumes delete",
         }
     }
 
@@ -239,6 +272,7 @@ impl StateDocuments {
                 let deployments = state.deployments.iter().filter(|((key, _), _)| of_app(key));
                 only.deployments.extend(deployments.map(|(k, v)| (k.clone(), v.clone())));
                 only.instances.extend(state.instances_of(app).map(|(k, v)| (k.clone(), v.clone())));
+                only.volumes.extend(state.volumes_of(app).map(|(k, v)| (k.clone(), v.clone())));
                 only.documents()
             }
         };
@@ -257,6 +291,7 @@ impl StateDocuments {
         seen.releases.retain(|(key, _), _| sees(key));
         seen.deployments.retain(|(key, _), _| sees(key));
         seen.instances.retain(|name, _| sees(&name.app));
+        seen.volumes.retain(|id, _| sees(&id.app));
         Self { seq: seen.seq, documents: seen.documents() }
     }
 

@@ -8,6 +8,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use holm_manifest::{AppName, EnvName, Memory, ProcessName};
 
+use crate::storage_args::{Backups, Snapshots, Volumes};
+
 pub(crate) use access::{Rollout, Secrets, SecretsDiff, SecretsRender, Tokens, TokensCreate};
 
 /// Runs each app on an island of its own: OCI images as microVMs on your own machines
@@ -144,6 +146,15 @@ pub(crate) enum Verb {
     /// Allocate IPv4 to an app and give it back; without, an app is reached over IPv6 only
     #[command(subcommand)]
     Ipv4(Ipv4),
+    /// Keep what an app writes: list, make, grow and delete volumes
+    #[command(subcommand)]
+    Volumes(Volumes),
+    /// Copy volumes on this host, and make new ones from the copies
+    #[command(subcommand)]
+    Snapshots(Snapshots),
+    /// Back volumes up to an object store, verify and restore
+    #[command(subcommand)]
+    Backups(Backups),
     /// Show what happened, who caused it and when
     Events(Events),
     /// Tell why an instance or an app is where it is, why it waits, or why it ended
@@ -156,6 +167,9 @@ pub(crate) enum Verb {
     Guest(Guest),
     /// Look for what is wrong with this host; works also when Holm is not running
     Doctor,
+    /// Copy Holm's own state to a file, and go on from such a file
+    #[command(subcommand)]
+    State(StateCopy),
     /// Remove an app with its releases, routes and instances
     Destroy(Destroy),
     /// Write the completions of a shell
@@ -220,6 +234,18 @@ pub(crate) struct Up {
     /// Registry that is spoken to without TLS; may be repeated
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) insecure_registry: Vec<String>,
+    /// Write messages as lines of JSON; HOLM_LOG says which, such as `debug` [default: info]
+    #[arg(long)]
+    pub(crate) log_json: bool,
+    /// Where backups of volumes go: an absolute folder, or `s3://BUCKET/FOLDER` with the usual AWS_ variables
+    #[arg(long, value_name = "STORE", env = "HOLM_BACKUPS", hide_env_values = true)]
+    pub(crate) backups: Option<String>,
+    /// File with the key of backups; made when missing. Keep a copy elsewhere [default: backup.key in the state folder]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) backup_key: Option<PathBuf>,
+    /// MiB per second a backup reads and sends at most
+    #[arg(long, value_name = "MIB", default_value_t = 0, hide_default_value = true)]
+    pub(crate) backup_rate: u32,
     /// Group whose members may talk to Holm too [default: the group Holm runs as]
     #[arg(long, value_name = "GROUP")]
     pub(crate) socket_group: Option<String>,
@@ -486,6 +512,25 @@ pub(crate) enum Guest {
     },
 }
 
+#[derive(Debug, Subcommand)]
+pub(crate) enum StateCopy {
+    /// Copy the event log, secrets, tokens and certificate to a tar archive; a running Holm goes on
+    Export {
+        /// The archive; it must not exist yet
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+        /// Leave out the key that opens the secrets; keep a copy of it elsewhere
+        #[arg(long)]
+        without_key: bool,
+    },
+    /// Make a state folder from an archive; there must be no Holm in it yet
+    Import {
+        /// The archive
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct Destroy {
     /// The app, `APP` or `APP/ENV`
@@ -497,6 +542,9 @@ pub(crate) struct Destroy {
     /// Yes, really
     #[arg(long)]
     pub(crate) yes: bool,
+    /// Its volumes too, with everything in them
+    #[arg(long)]
+    pub(crate) volumes: bool,
 }
 
 #[derive(Debug, Args)]

@@ -1,6 +1,7 @@
 //! Events in words, one line each.
 
 use holm_model::event::Event;
+use holm_model::volume::VolumeOrigin;
 
 use crate::output::harmless;
 
@@ -37,10 +38,17 @@ pub(crate) fn event(event: &Event) -> String {
         Event::Ipv4Allocated { app } => format!("{app}: its routes are reached over IPv4 too"),
         Event::Ipv4Released { app } => format!("{app}: its routes are no longer reached over IPv4"),
         Event::AppForgotten { app } => format!("{app}: is gone"),
-        Event::AppDestroyed { app } => format!("{app}: was destroyed"),
         Event::InstancePlaced { instance, release, task: true, .. } => {
             format!("{instance}: placed to run the release command of {release}")
         }
+        Event::AppDestroyed { app, volumes: true } => format!("{app}: was destroyed with its volumes"),
+        Event::VolumeCreated { volume, size, origin } => match origin {
+            VolumeOrigin::Empty => format!("{volume}: volume of {size} was made"),
+            VolumeOrigin::Staged { what, .. } => format!("{volume}: volume of {size} was made from {what}"),
+        },
+        Event::VolumeGrown { volume, size } => format!("{volume}: volume was grown to {size}"),
+        Event::VolumeDeleted { volume } => format!("{volume}: volume was deleted"),
+        Event::AppDestroyed { app, volumes: false } => format!("{app}: was destroyed"),
         Event::InstancePlaced { instance, release, why, .. } => format!("{instance}: placed with {release}: {why}"),
         Event::InstanceRetired { instance, why } => format!("{instance}: is to go: {why}"),
         Event::InstanceObserved { instance, phase, detail, .. } => match detail {

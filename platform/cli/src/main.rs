@@ -6,6 +6,7 @@ mod args;
 mod describe;
 mod exit;
 mod output;
+mod storage_args;
 mod table;
 mod target;
 mod up;

@@ -34,6 +34,7 @@ fn deploy(n: u16) -> Command {
         health: None,
         stop: StopPolicy::default(),
         restart: Default::default(),
+        mounts: Default::default(),
     };
     let manifest = Manifest {
         app: AppName::new(format!("app-{n}")).unwrap(),
@@ -41,6 +42,7 @@ fn deploy(n: u16) -> Command {
         processes: [(ProcessName::new("web").unwrap(), process)].into(),
         strategy: Default::default(),
         release: None,
+        volumes: Default::default(),
         routes: Vec::new(),
         config: Default::default(),
         secrets: Default::default(),

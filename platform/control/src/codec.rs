@@ -66,12 +66,13 @@ mod tests {
     use std::collections::{BTreeMap, BTreeSet};
 
     use holm_manifest::{
-        Manifest, Memory, Process, ReleaseCommand, RestartPolicy, Route, RouteMatch, StopPolicy, Strategy,
+        Manifest, Memory, Process, ReleaseCommand, RestartPolicy, Route, RouteMatch, StopPolicy, Strategy, VolumeSize,
     };
     use holm_model::access::{Permission, Scope};
     use holm_model::event::Recorded;
     use holm_model::id::{DeploymentNumber, Digest, ReleaseNumber, Seq};
     use holm_model::report::{End, EndCause, Phase};
+    use holm_model::volume::VolumeOrigin;
     use proptest::prelude::*;
 
     use super::*;
@@ -99,6 +100,7 @@ mod tests {
             health: None,
             stop: StopPolicy::default(),
             restart: Default::default(),
+            mounts: BTreeMap::new(),
         };
         let manifest = Box::new(Manifest {
             app: app.app.clone(),
@@ -108,6 +110,7 @@ mod tests {
             release: None,
             routes: vec![route.clone()],
             ingress: holm_manifest::IngressLimits::default(),
+            volumes: BTreeMap::new(),
             config: BTreeMap::from([("LEVEL".to_owned(), "info".to_owned())]),
             secrets: BTreeMap::new(),
             environments: BTreeMap::new(),
@@ -146,7 +149,7 @@ mod tests {
             },
             Event::Ipv4Allocated { app: app.clone() },
             Event::Ipv4Released { app: app.clone() },
-            Event::AppDestroyed { app: app.clone() },
+            Event::AppDestroyed { app: app.clone(), volumes: false },
             Event::AppForgotten { app },
             Event::InstancePlaced { instance: instance.clone(), release, epoch: 1, why: why.clone(), task: false },
             Event::InstanceRetired { instance: instance.clone(), why: why.clone() },
@@ -166,6 +169,16 @@ mod tests {
                 memory: None,
             },
             Event::HostStopped { instances_kept: true },
+            Event::VolumeCreated {
+                volume: "hello/staging:data".parse().unwrap(),
+                size: VolumeSize::from_mib(64).unwrap(),
+                origin: VolumeOrigin::Staged { key: uuid::Uuid::from_u128(7), what: "a backup".to_owned() },
+            },
+            Event::VolumeGrown {
+                volume: "hello/staging:data".parse().unwrap(),
+                size: VolumeSize::from_mib(128).unwrap(),
+            },
+            Event::VolumeDeleted { volume: "hello/staging:data".parse().unwrap() },
             Event::TokenCreated {
                 id: "0123456789ab".parse().unwrap(),
                 name: "ci".to_owned(),
@@ -204,6 +217,7 @@ mod tests {
             health: None,
             stop: StopPolicy::default(),
             restart: RestartPolicy::OnFailure,
+            mounts: BTreeMap::new(),
         };
         let manifest = Box::new(Manifest {
             app: app.app.clone(),
@@ -213,6 +227,7 @@ mod tests {
             release: Some(release),
             routes: Vec::new(),
             ingress: holm_manifest::IngressLimits::default(),
+            volumes: BTreeMap::new(),
             config: BTreeMap::new(),
             secrets: Default::default(),
             environments: BTreeMap::new(),
@@ -258,9 +273,12 @@ mod tests {
             Event::InstanceForgotten { .. } => 20,
             Event::HostStarted { .. } => 21,
             Event::HostStopped { .. } => 22,
-            Event::TokenCreated { .. } => 23,
-            Event::TokenRevoked { .. } => 24,
-            Event::Asked { .. } => 25,
+            Event::TokenCreated { .. } => 26,
+            Event::TokenRevoked { .. } => 27,
+            Event::Asked { .. } => 28,
+            Event::VolumeCreated { .. } => 23,
+            Event::VolumeGrown { .. } => 24,
+            Event::VolumeDeleted { .. } => 25,
         }
     }
 

@@ -4,7 +4,10 @@ use std::collections::BTreeSet;
 
 use holm_manifest::{Manifest, ProcessName, Route, RouteMatch, SecretName};
 use holm_model::id::{AppKey, DeploymentNumber, ReleaseNumber, SecretSetId, Seq};
+use holm_model::volume::VolumeId;
 use serde::{Deserialize, Serialize};
+
+use crate::volumes::VolumeCommand;
 
 /// Something a person asks for.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -91,6 +94,16 @@ pub enum Command {
     Destroy {
         /// The app and environment.
         app: AppKey,
+        /// Whether its volumes go with it.
+        #[serde(default)]
+        volumes: bool,
+    },
+    /// Make, grow or delete a volume.
+    Volume {
+        /// The volume.
+        volume: VolumeId,
+        /// What to do with it.
+        change: VolumeCommand,
     },
 }
 
@@ -109,7 +122,8 @@ impl Command {
             | Self::RouteRemove { app, .. }
             | Self::Secrets { app, .. }
             | Self::Ipv4 { app, .. }
-            | Self::Destroy { app } => app,
+            | Self::Destroy { app, .. } => app,
+            Self::Volume { volume, .. } => &volume.app,
         }
     }
 }

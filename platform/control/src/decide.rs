@@ -10,6 +10,7 @@ use holm_model::state::{App, DeploymentKind, State};
 use crate::command::Command;
 use crate::refusal::Refusal;
 use crate::secrets::{self, Change};
+use crate::volumes;
 
 /// Most instances of one process type.
 pub const MAX_INSTANCES: u32 = 100;
@@ -26,6 +27,9 @@ pub struct Rules {
 /// # Errors
 /// [`Refusal`] when the command cannot be carried out.
 pub fn decide(state: &State, rules: &Rules, command: &Command) -> Result<Vec<Event>, Refusal> {
+    if let Command::Volume { volume, change } = command {
+        return volumes::decide(state, volume, change);
+    }
     let key = command.app();
     let app = match (state.apps.get(key), command) {
         (Some(app), Command::Destroy { .. }) if app.destroyed => return Ok(Vec::new()),
@@ -55,7 +59,8 @@ pub fn decide(state: &State, rules: &Rules, command: &Command) -> Result<Vec<Eve
         Command::Ipv4 { allocated, .. } if *allocated == app.ipv4 => Ok(Vec::new()),
         Command::Ipv4 { allocated: true, .. } => Ok(vec![Event::Ipv4Allocated { app: key.clone() }]),
         Command::Ipv4 { allocated: false, .. } => Ok(vec![Event::Ipv4Released { app: key.clone() }]),
-        Command::Destroy { .. } => Ok(vec![Event::AppDestroyed { app: key.clone() }]),
+        Command::Destroy { volumes, .. } => Ok(vec![Event::AppDestroyed { app: key.clone(), volumes: *volumes }]),
+        Command::Volume { .. } => unreachable!("volumes have been decided about above"),
     }
 }
 
@@ -177,6 +182,13 @@ impl Case<'_> {
         self.check_process(process)?;
         if let Some(asked) = instances.filter(|count| *count > MAX_INSTANCES) {
             return Err(Refusal::TooManyInstances { app: self.key.clone(), asked, limit: MAX_INSTANCES });
+        }
+        let one_writer = || {
+            let mut processes = manifests(self.state, self.key).filter_map(|m| m.processes.get(process));
+            processes.any(|process| !process.mounts.is_empty())
+        };
+        if let Some(asked) = instances.filter(|count| *count > 1 && one_writer()) {
+            return Err(Refusal::TooManyInstances { app: self.key.clone(), asked, limit: 1 });
         }
         if self.app.scale.get(process).copied() == instances {
             return Ok(Vec::new());

@@ -10,6 +10,7 @@
 
 #![forbid(unsafe_code)]
 
+mod backup;
 mod clock;
 mod codec;
 mod command;
@@ -23,8 +24,10 @@ mod planning;
 mod refusal;
 mod secrets;
 mod store;
+mod volumes;
 mod writer;
 
+pub use backup::{copy_database, load_state};
 pub use clock::{Clock, SystemClock};
 pub use codec::DecodeError;
 pub use command::{Accepted, Command, Meta};
@@ -35,3 +38,4 @@ pub use observe::observe;
 pub use order::ReportOrder;
 pub use refusal::Refusal;
 pub use store::{EventQuery, StoreError, Verified};
+pub use volumes::{VolumeCommand, VolumeTrouble};

@@ -57,7 +57,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
 fn publish_target(shared: &Shared, state: &State) {
     let target = host_target(state);
     shared.targets.send_if_modified(|newest| {
-        let changed = newest.instances != target.instances;
+        let changed = newest.instances != target.instances || newest.volumes != target.volumes;
         if changed {
             *newest = Arc::new(target);
         }

@@ -4,7 +4,10 @@ use std::fmt::Display;
 
 use holm_manifest::{ProcessName, RouteMatch, SecretName};
 use holm_model::id::{AppKey, ReleaseNumber};
+use holm_model::volume::VolumeId;
 use holm_planner::Shortage;
+
+use crate::volumes::VolumeTrouble;
 
 /// A command that cannot be carried out. It has changed nothing.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -137,6 +140,13 @@ pub enum Refusal {
         /// What it matches.
         on: RouteMatch,
     },
+    /// The state has something against a command about a volume.
+    Volume {
+        /// The volume.
+        volume: Box<VolumeId>,
+        /// What.
+        trouble: Box<VolumeTrouble>,
+    },
     /// The manifest asks for secrets that are not set.
     SecretsMissing {
         /// The app.
@@ -210,6 +220,7 @@ impl Refusal {
             Self::PortReserved { .. } => "port_reserved",
             Self::UnknownRoute { .. } => "unknown_route",
             Self::RouteOfManifest { .. } => "route_of_manifest",
+            Self::Volume { trouble, .. } => trouble.code(),
             Self::SecretsMissing { .. } => "secrets_missing",
             Self::UnknownSecrets { .. } => "unknown_secrets",
             Self::SecretsNeeded { .. } => "secrets_needed",
@@ -243,6 +254,7 @@ impl Refusal {
             Self::PortReserved { port } => format!("cannot route `tcp:{port}`"),
             Self::UnknownRoute { app, on } => format!("`{app}` has no route `{on}`"),
             Self::RouteOfManifest { on, .. } => format!("cannot remove the route `{on}`"),
+            Self::Volume { volume, trouble } => trouble.what(volume),
             Self::SecretsMissing { app, .. } => format!("cannot deploy `{app}`"),
             Self::UnknownSecrets { app, unknown } => format!("`{app}` has no secret {}", list(unknown)),
             Self::SecretsNeeded { app, .. } | Self::TooManySecrets { app, .. } => {
@@ -266,6 +278,7 @@ impl Refusal {
             Self::BadManifest { why, .. } | Self::BadRoute { why, .. } => why.clone(),
             Self::NoImage { .. } => "neither the command nor the manifest names an image".to_owned(),
             Self::UnknownProcess { known, .. } => format!("its process types are {}", list(known)),
+            Self::TooManyInstances { limit: 1, .. } => "it has a volume, and a volume has one writer".to_owned(),
             Self::TooManyInstances { limit, .. } => format!("a process type has at most {limit}"),
             Self::NoRoom { shortage, .. } => {
                 let [needs, free, cap] = [shortage.needs.div_ceil(1 << 20), shortage.free >> 20, shortage.cap >> 20];
@@ -280,6 +293,7 @@ impl Refusal {
             Self::PortReserved { port } => format!("Holm itself listens on port {port}"),
             Self::UnknownRoute { .. } => "no such route was added".to_owned(),
             Self::RouteOfManifest { .. } => "it comes from the manifest".to_owned(),
+            Self::Volume { trouble, .. } => trouble.to_string(),
             Self::SecretsMissing { missing, .. } => {
                 format!("its manifest asks for the secret {}, which is not set", list(missing))
             }
@@ -319,6 +333,7 @@ impl Refusal {
             Self::PortReserved { .. } => "choose another port".to_owned(),
             Self::UnknownRoute { .. } => "`holm route list` shows the routes".to_owned(),
             Self::RouteOfManifest { .. } => "remove it from the manifest and deploy".to_owned(),
+            Self::Volume { volume, trouble } => return trouble.hint(volume),
             Self::SecretsMissing { missing, .. } => {
                 let name = missing.first().map_or("NAME", |name| name.as_str());
                 format!(

@@ -475,6 +475,18 @@ impl Reader {
         Ok(Self { connection, path })
     }
 
+    /// Copies the database as it is now to the new file `to`, whatever the writer does meanwhile.
+    pub(crate) fn copy_to(&self, to: &Path) -> Result<(), StoreError> {
+        let copy = || {
+            self.connection.execute("VACUUM INTO ?1", [to.to_string_lossy()])?;
+            // The copy does not inherit it.
+            let made = Connection::open_with_flags(to, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+            made.pragma_update(None, "journal_mode", "WAL")?;
+            made.close().map_err(|(_, error)| error)
+        };
+        copy().map_err(|source| explain(&self.path, "copy the database", source))
+    }
+
     /// The events that `query` asks for, oldest first.
     pub(crate) fn events(&self, query: &EventQuery) -> Result<Vec<Recorded>, StoreError> {
         let failed = |source| explain(&self.path, "read the log", source);

@@ -14,6 +14,7 @@ mod rollout;
 mod secret;
 mod section;
 mod unit;
+mod volume;
 mod write;
 
 pub use diagnostic::{Diagnostic, ManifestError, Place};
@@ -21,7 +22,8 @@ pub use ingress::IngressLimits;
 pub use model::{
     Environment, HealthCheck, HealthProbe, Manifest, Memory, Process, Route, RouteMatch, SecretUse, StopPolicy,
 };
-pub use name::{AppName, EnvName, NameError, ProcessName, SecretName, SecretNameError};
+pub use name::{AppName, EnvName, NameError, ProcessName, SecretName, SecretNameError, VolumeName};
 pub use parse::{MAX_FILE, check_route};
 pub use rollout::{ReleaseCommand, RestartPolicy, Strategy};
 pub use unit::{format_duration_ms, parse_duration_ms};
+pub use volume::{BackupPolicy, BadVolumeSize, Volume, VolumeSize};

@@ -8,8 +8,9 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::ingress::IngressLimits;
-use crate::name::{AppName, EnvName, ProcessName, SecretName};
+use crate::name::{AppName, EnvName, ProcessName, SecretName, VolumeName};
 use crate::rollout::{ReleaseCommand, RestartPolicy, Strategy, is_default};
+use crate::volume::Volume;
 
 /// A checked `holm.toml`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -33,6 +34,9 @@ pub struct Manifest {
     /// Caps on connections from outside.
     #[serde(default, skip_serializing_if = "IngressLimits::is_default")]
     pub ingress: IngressLimits,
+    /// What the app keeps beyond its instances' lives.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub volumes: BTreeMap<VolumeName, Volume>,
     /// Plain configuration, given to every process as environment variables. Never for secrets.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub config: BTreeMap<String, String>,
@@ -124,6 +128,9 @@ pub struct Process {
     /// What happens when an instance ends by itself.
     #[serde(default, skip_serializing_if = "is_default")]
     pub restart: RestartPolicy,
+    /// The volumes an instance has, with the folders it sees them in. A process type with volumes has at most 1 instance.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub mounts: BTreeMap<VolumeName, String>,
 }
 
 /// An amount of memory in bytes; a whole number of MiB, 16 MiB to 1 TiB.

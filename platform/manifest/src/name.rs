@@ -101,6 +101,11 @@ name_type!(
     ProcessName
 );
 
+name_type!(
+    /// The name of a volume of an app, such as `data`.
+    VolumeName
+);
+
 impl Default for EnvName {
     fn default() -> Self {
         Self("prod".to_owned())

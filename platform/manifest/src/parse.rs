@@ -14,6 +14,7 @@ use crate::secret::read_secrets;
 use crate::section::{Field, Section};
 use crate::unit::{DURATION_FORM, MEMORY_FORM, SIGNALS};
 use crate::unit::{format_duration_ms, host_name_problem, memory_suggestion, parse_duration_ms, parse_memory_mib};
+use crate::volume::{check_use, read_mounts, read_volumes};
 
 /// The schema this version reads and writes.
 pub(crate) const SCHEMA: u32 = 1;
@@ -108,6 +109,7 @@ fn read_document(text: &str, sink: &mut Sink<'_>) -> Option<Manifest> {
         "app",
         "image",
         "process",
+        "volume",
         "deploy",
         "release",
         "route",
@@ -147,8 +149,36 @@ fn read_manifest(top: &Section<'_>, sink: &mut Sink<'_>) -> Option<Manifest> {
     let environments = read_environments(top, &processes, sink);
     let strategy = read_deploy(top, sink);
     let release = read_release(top, processes.keys(), sink);
-    let processes = processes.into_iter().filter_map(|(name, process)| Some((name, process?))).collect();
-    Some(Manifest { app: app?, image, processes, strategy, release, routes, ingress, config, secrets, environments })
+    let volumes = read_volumes(top, sink);
+    let sound = || processes.iter().filter_map(|(name, process)| Some((name, process.as_ref()?)));
+    if let Err(why) = check_use(sound(), |name| volumes.contains_key(name)) {
+        drop(sink.report(&top.span, why));
+    }
+    let volumes = volumes.into_iter().filter_map(|(name, volume)| Some((name, volume?))).collect();
+    let processes: BTreeMap<_, _> =
+        processes.into_iter().filter_map(|(name, process)| Some((name, process?))).collect();
+    for (env, environment) in &environments {
+        for (name, count) in &environment.instances {
+            if *count > 1 && processes.get(name).is_some_and(|process: &Process| !process.mounts.is_empty()) {
+                let why =
+                    format!("`{env}` asks for {count} instances of `{name}`, which mounts a volume; 1 is the most");
+                drop(sink.report(&top.span, why));
+            }
+        }
+    }
+    Some(Manifest {
+        app: app?,
+        image,
+        processes,
+        strategy,
+        release,
+        routes,
+        ingress,
+        volumes,
+        config,
+        secrets,
+        environments,
+    })
 }
 
 fn named<T>(name: Result<T, NameError>, span: &Range<usize>, sink: &mut Sink<'_>) -> Option<T> {
@@ -191,7 +221,7 @@ fn read_processes(top: &Section<'_>, sink: &mut Sink<'_>) -> Processes {
     for (word, field) in fields.into_iter().take(MAX_PROCESSES) {
         let name = named(ProcessName::new(word), &field.key, sink);
         let process = field.table(EXPECTED, sink).and_then(|table| {
-            let known = ["command", "cpu", "memory", "instances", "health", "stop", "restart"];
+            let known = ["command", "cpu", "memory", "instances", "mounts", "health", "stop", "restart"];
             let heading = format!("[process.{}]", name.as_ref().map_or("…", ProcessName::as_str));
             read_process(&Section::strict(table, field.span.clone(), heading, &known, sink), sink)
         });
@@ -207,13 +237,15 @@ fn read_process(section: &Section<'_>, sink: &mut Sink<'_>) -> Option<Process> {
     let cpu_millis = section.get("cpu").map_or(Some(1000), |field| read_cpu(&field, sink));
     let memory = section.get("memory").map_or(Some(Memory::from_mib(256)), |field| read_memory(&field, sink));
     let instances = section.get("instances").map_or(Some(1), |field| field.number(0..=100, sink));
+    let mounts = section.get("mounts").map_or_else(|| Some(BTreeMap::new()), |field| read_mounts(&field, sink));
     let health = section.get("health").map(|field| read_health(section, &field, sink));
     let stop = section.get("stop").map_or_else(|| Some(StopPolicy::default()), |f| read_stop(section, &f, sink));
     let restart = read_restart(section, sink);
     let command = command.map_or(Some(None), |given| given.map(Some))?;
     let health = health.map_or(Some(None), |given| given.map(Some))?;
     let (cpu_millis, memory, instances) = (cpu_millis?, memory?, instances?);
-    Some(Process { command, cpu_millis, memory, instances, health, stop: stop?, restart: restart? })
+    let (stop, restart, mounts) = (stop?, restart?, mounts?);
+    Some(Process { command, cpu_millis, memory, instances, health, stop, restart, mounts })
 }
 
 pub(crate) fn read_cpu(field: &Field<'_>, sink: &mut Sink<'_>) -> Option<u32> {

@@ -9,6 +9,7 @@ use crate::parse::SCHEMA;
 use crate::rollout::{items, restart_item};
 use crate::secret::secrets_table;
 use crate::unit::{format_duration_ms, format_memory};
+use crate::volume::{mounts_table, volume_table};
 
 impl Manifest {
     /// The manifest as a `holm.toml`, which [`Manifest::parse`] reads back as an equal one.
@@ -25,6 +26,10 @@ impl Manifest {
         document["process"] = implicit(processes);
         for (name, item) in items(self) {
             document[name] = item;
+        }
+        if !self.volumes.is_empty() {
+            let volumes = self.volumes.iter().map(|(name, volume)| (name.as_str(), Item::Table(volume_table(volume))));
+            document["volume"] = implicit(volumes);
         }
         if !self.routes.is_empty() {
             document["route"] = routes_item(&self.routes);
@@ -83,6 +88,9 @@ fn process_table(process: &Process) -> Table {
     };
     table["memory"] = value(format_memory(process.memory));
     table["instances"] = value(i64::from(process.instances));
+    if !process.mounts.is_empty() {
+        table["mounts"] = value(mounts_table(&process.mounts));
+    }
     if let Some(health) = &process.health {
         table["health"] = Item::Table(health_table(health));
     }

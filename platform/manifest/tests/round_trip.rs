@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use holm_manifest::{
-    AppName, EnvName, Environment, HealthCheck, HealthProbe, IngressLimits, Manifest, Memory, Process, ProcessName,
-    ReleaseCommand, RestartPolicy, Route, RouteMatch, SecretName, SecretUse, StopPolicy, Strategy as Rollout,
+    AppName, BackupPolicy, EnvName, Environment, HealthCheck, HealthProbe, IngressLimits, Manifest, Memory, Process,
+    ProcessName, ReleaseCommand, RestartPolicy, Route, RouteMatch, SecretName, SecretUse, StopPolicy,
+    Strategy as Rollout, Volume, VolumeName, VolumeSize,
 };
 use proptest::collection::{btree_map, vec};
 use proptest::option;
@@ -92,6 +93,7 @@ fn a_process_without_fields_gets_the_defaults() {
         health: None,
         stop: StopPolicy::default(),
         restart: RestartPolicy::Always,
+        mounts: BTreeMap::new(),
     };
     assert_eq!(*web, expected);
 }
@@ -162,6 +164,7 @@ fn process() -> impl Strategy<Value = Process> {
             health,
             stop,
             restart,
+            mounts: BTreeMap::new(),
         })
 }
 
@@ -180,6 +183,13 @@ fn ingress() -> impl Strategy<Value = IngressLimits> {
         connections_per_source,
         connects_per_second,
     })
+}
+
+fn volumes() -> impl Strategy<Value = BTreeMap<VolumeName, Volume>> {
+    let name = "[a-z][a-z0-9]{0,8}".prop_map(|n| VolumeName::new(n).expect("made of the right letters"));
+    let policy = (60_000u64..=2_592_000_000, 1u32..=1000).prop_map(|(every_ms, keep)| BackupPolicy { every_ms, keep });
+    let size = (16u64..=1 << 20).prop_map(|mib| VolumeSize::from_mib(mib).expect("within the range"));
+    btree_map(name, (size, option::of(policy)).prop_map(|(size, backup)| Volume { size, backup }), 0..3)
 }
 
 fn config() -> impl Strategy<Value = BTreeMap<String, String>> {
@@ -206,8 +216,18 @@ fn manifest() -> impl Strategy<Value = Manifest> {
         let image = option::of("[a-z]{1,8}(:[a-z0-9]{1,4})?");
         let strategy = prop_oneof![Just(Rollout::Rolling), Just(Rollout::BlueGreen)];
         let coming = (strategy, option::of(release()));
-        (name(), image, Just(processes), coming, routes(names), ingress(), config(), secrets(), environments).prop_map(
-            |(app, image, processes, (strategy, release), routes, ingress, config, secrets, environments)| Manifest {
+        let kept = (volumes(), config(), secrets());
+        (name(), image, Just(processes), coming, routes(names), ingress(), kept, environments).prop_map(
+            |(
+                app,
+                image,
+                processes,
+                (strategy, release),
+                routes,
+                ingress,
+                (volumes, config, secrets),
+                environments,
+            )| Manifest {
                 app: AppName::new(app).expect("made of the right letters"),
                 image,
                 release: release.filter(|_| processes.keys().all(|name| name.as_str() != ReleaseCommand::PROCESS)),
@@ -215,6 +235,7 @@ fn manifest() -> impl Strategy<Value = Manifest> {
                 strategy,
                 routes,
                 ingress,
+                volumes,
                 config,
                 secrets,
                 environments,

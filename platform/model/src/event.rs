@@ -3,13 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
-use holm_manifest::{Manifest, ProcessName, Route, RouteMatch, SecretName};
+use holm_manifest::{Manifest, ProcessName, Route, RouteMatch, SecretName, VolumeSize};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::access::{Scope, TokenId};
 use crate::id::{AppKey, DeploymentNumber, Digest, InstanceName, ReleaseNumber, SecretSetId, Seq};
 use crate::report::{End, Phase};
+use crate::volume::{VolumeId, VolumeOrigin};
 
 /// An event with its place in the log.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -154,6 +155,9 @@ pub enum Event {
     AppDestroyed {
         /// The app and environment.
         app: AppKey,
+        /// Whether its volumes go with it.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        volumes: bool,
     },
     /// The last instance of a destroyed app has ended: nothing of the app is remembered but this log.
     AppForgotten {
@@ -209,6 +213,27 @@ pub enum Event {
     InstanceForgotten {
         /// The instance.
         instance: InstanceName,
+    },
+    /// A volume was made: somebody asked for it, or a release names it.
+    VolumeCreated {
+        /// The volume.
+        volume: VolumeId,
+        /// Its size.
+        size: VolumeSize,
+        /// Where its first content comes from.
+        origin: VolumeOrigin,
+    },
+    /// A volume was made larger: somebody asked for it, or a release does.
+    VolumeGrown {
+        /// The volume.
+        volume: VolumeId,
+        /// Its new size.
+        size: VolumeSize,
+    },
+    /// A volume was removed with everything in it.
+    VolumeDeleted {
+        /// The volume.
+        volume: VolumeId,
     },
     /// Holm started on a host.
     HostStarted {
@@ -297,13 +322,16 @@ impl Event {
             | Self::SecretsChanged { app, .. }
             | Self::Ipv4Allocated { app }
             | Self::Ipv4Released { app }
-            | Self::AppDestroyed { app }
+            | Self::AppDestroyed { app, .. }
             | Self::AppForgotten { app } => Some(app),
             Self::InstancePlaced { instance, .. }
             | Self::InstanceRetired { instance, .. }
             | Self::InstanceObserved { instance, .. }
             | Self::InstanceEnded { instance, .. }
             | Self::InstanceForgotten { instance } => Some(&instance.app),
+            Self::VolumeCreated { volume, .. } | Self::VolumeGrown { volume, .. } | Self::VolumeDeleted { volume } => {
+                Some(&volume.app)
+            }
             Self::HostStarted { .. }
             | Self::HostStopped { .. }
             | Self::TokenCreated { .. }

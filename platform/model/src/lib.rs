@@ -15,3 +15,4 @@ pub mod report;
 pub mod secrets;
 pub mod state;
 pub mod target;
+pub mod volume;

@@ -13,6 +13,7 @@ use crate::event::{Event, Recorded};
 use crate::id::{AppKey, DeploymentNumber, Digest, InstanceName, ReleaseNumber, Seq};
 use crate::report::{End, Phase};
 use crate::secrets::{AppSecrets, SecretsVersion};
+use crate::volume::{Volume, VolumeId};
 
 /// Everything Holm knows, as of one event.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -29,6 +30,8 @@ pub struct State {
     pub deployments: BTreeMap<(AppKey, DeploymentNumber), Deployment>,
     /// The instances that run or are remembered.
     pub instances: BTreeMap<InstanceName, Instance>,
+    /// The volumes, also those whose app is not there.
+    pub volumes: BTreeMap<VolumeId, Volume>,
 }
 
 /// What belongs to the installation as a whole.
@@ -88,6 +91,9 @@ pub struct App {
     /// Whether its routes are reached over IPv4 too.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub ipv4: bool,
+    /// Whether its volumes go with it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub volumes_destroyed: bool,
     /// Instance counts set by hand.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub scale: BTreeMap<ProcessName, u32>,
@@ -258,6 +264,8 @@ pub enum DocumentKey {
     Deployment(AppKey, DeploymentNumber),
     /// [`Instance`].
     Instance(InstanceName),
+    /// [`Volume`].
+    Volume(VolumeId),
 }
 
 /// A stored document that does not fit the state.
@@ -286,6 +294,7 @@ impl DocumentKey {
             Self::Release(app, n) => format!("release {app} {}", n.0),
             Self::Deployment(app, n) => format!("deployment {app} {}", n.0),
             Self::Instance(name) => format!("instance {name}"),
+            Self::Volume(id) => format!("volume {id}"),
         }
     }
 
@@ -297,6 +306,7 @@ impl DocumentKey {
             ["release", app, n] => Self::Release(app.parse().ok()?, ReleaseNumber(n.parse().ok()?)),
             ["deployment", app, n] => Self::Deployment(app.parse().ok()?, DeploymentNumber(n.parse().ok()?)),
             ["instance", name] => Self::Instance(name.parse().ok()?),
+            ["volume", id] => Self::Volume(id.parse().ok()?),
             _ => return None,
         })
     }
@@ -308,6 +318,9 @@ impl State {
     pub fn apply(&mut self, recorded: &Recorded) -> BTreeSet<DocumentKey> {
         self.seq = recorded.seq;
         let mut touched = BTreeSet::new();
+        if self.apply_to_volumes(recorded, &mut touched) {
+            return touched;
+        }
         if let Some(key) = recorded.event.app() {
             let known = self.apps.contains_key(key);
             let creates = matches!(
@@ -398,7 +411,7 @@ impl State {
             }
             Event::Ipv4Allocated { app } => self.set_ipv4(app, true),
             Event::Ipv4Released { app } => self.set_ipv4(app, false),
-            Event::AppDestroyed { app } => self.destroy(recorded, app, touched),
+            Event::AppDestroyed { app, volumes } => self.destroy(recorded, app, *volumes, touched),
             Event::AppForgotten { app } => self.forget(app, touched),
             Event::InstancePlaced { instance, release, epoch, why, task } => {
                 self.site.last_instance = self.site.last_instance.max(instance.number);
@@ -461,7 +474,12 @@ impl State {
                 self.site.tokens.remove(id);
                 touched.insert(DocumentKey::Site);
             }
-            Event::HostStopped { .. } | Event::Asked { .. } => {}
+            // Volumes have been looked after by `apply_to_volumes`.
+            Event::HostStopped { .. }
+            | Event::Asked { .. }
+            | Event::VolumeCreated { .. }
+            | Event::VolumeGrown { .. }
+            | Event::VolumeDeleted { .. } => {}
         }
     }
 
@@ -543,7 +561,7 @@ impl State {
         }
     }
 
-    fn destroy(&mut self, recorded: &Recorded, app: &AppKey, touched: &mut BTreeSet<DocumentKey>) {
+    fn destroy(&mut self, recorded: &Recorded, app: &AppKey, volumes: bool, touched: &mut BTreeSet<DocumentKey>) {
         if let Some((number, active)) = self.active_deployment_mut(app) {
             active.status = DeploymentStatus::Failed { why: "the app was destroyed".to_owned(), last_log: Vec::new() };
             active.ended_at = Some(recorded.at);
@@ -551,6 +569,7 @@ impl State {
         }
         if let Some(app) = self.apps.get_mut(app) {
             app.destroyed = true;
+            app.volumes_destroyed |= volumes;
             app.added_routes.clear();
         }
     }
@@ -628,6 +647,7 @@ impl State {
             DocumentKey::Release(app, n) => self.releases.get(&(app.clone(), *n)).map(serde_json::to_string),
             DocumentKey::Deployment(app, n) => self.deployments.get(&(app.clone(), *n)).map(serde_json::to_string),
             DocumentKey::Instance(name) => self.instances.get(name).map(serde_json::to_string),
+            DocumentKey::Volume(id) => self.volumes.get(id).map(serde_json::to_string),
         };
         body.map(|json| json.expect("the state's documents have only text keys and finite numbers"))
     }
@@ -640,7 +660,8 @@ impl State {
         let releases = self.releases.keys().cloned().map(|(app, n)| DocumentKey::Release(app, n));
         let deployments = self.deployments.keys().cloned().map(|(app, n)| DocumentKey::Deployment(app, n));
         let instances = self.instances.keys().cloned().map(DocumentKey::Instance);
-        let keys = site.chain(apps).chain(releases).chain(deployments).chain(instances);
+        let volumes = self.volumes.keys().cloned().map(DocumentKey::Volume);
+        let keys = site.chain(apps).chain(releases).chain(deployments).chain(instances).chain(volumes);
         keys.filter_map(|key| Some((key.to_text(), self.document(&key)?))).collect()
     }
 
@@ -658,6 +679,7 @@ impl State {
             DocumentKey::Release(app, n) => drop(self.releases.insert((app, n), read(key, body)?)),
             DocumentKey::Deployment(app, n) => drop(self.deployments.insert((app, n), read(key, body)?)),
             DocumentKey::Instance(name) => drop(self.instances.insert(name, read(key, body)?)),
+            DocumentKey::Volume(id) => drop(self.volumes.insert(id, read(key, body)?)),
         }
         Ok(())
     }

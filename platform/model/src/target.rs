@@ -6,6 +6,7 @@ use holm_manifest::{HealthCheck, Memory, SecretName, SecretUse, StopPolicy};
 use serde::{Deserialize, Serialize};
 
 use crate::id::{AppKey, Digest, InstanceName, ReleaseNumber, SecretSetId, Seq};
+use crate::volume::{VolumeMount, VolumeNumber, VolumeTarget};
 
 /// Everything a host should have. An instance that is not listed is removed with its folder.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -14,6 +15,9 @@ pub struct HostTarget {
     pub generation: Seq,
     /// The instances of this host.
     pub instances: BTreeMap<InstanceName, InstanceTarget>,
+    /// The volumes of this host. One with a number up to the generation's that is not listed was deleted.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub volumes: BTreeMap<VolumeNumber, VolumeTarget>,
 }
 
 /// What should become of one instance.
@@ -63,6 +67,9 @@ pub struct InstanceSpec {
     pub health: Option<HealthCheck>,
     /// How it is asked to end.
     pub stop: StopPolicy,
+    /// The volumes it has.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub volumes: Vec<VolumeMount>,
     /// Its secrets; `None`: it has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secrets: Option<SecretsTarget>,

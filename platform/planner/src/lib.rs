@@ -24,6 +24,7 @@ mod room;
 mod routing;
 mod shape;
 mod target;
+mod volumes;
 
 use holm_manifest::ProcessName;
 use holm_model::event::Event;
@@ -36,6 +37,7 @@ pub use rollout::{Standing, standing};
 pub use room::{Room, Shortage, fits};
 pub use routing::{Backend, BackendHealth, RoutingEntry, routing};
 pub use target::host_target;
+pub use volumes::{gives_way, users_of_volume};
 
 /// Ended instances of a process type that are remembered, with their logs, for `explain` and for the back-off.
 pub const REMEMBERED: usize = 8;

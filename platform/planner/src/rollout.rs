@@ -19,7 +19,7 @@ use crate::backoff::{Death, not_before};
 use crate::release::{Before, before_rollout, overdue};
 use crate::room::Shortage;
 use crate::shape::Shape;
-use crate::{Budget, REMEMBERED, Waiting};
+use crate::{Budget, REMEMBERED, Waiting, volumes};
 
 /// Instances beyond the wanted count while old and new ones change places.
 const SURGE: usize = 1;
@@ -77,6 +77,13 @@ pub(crate) fn plan_app(state: &State, key: &AppKey, now: Timestamp, budget: &mut
         }
     }
     let wanted = wanted.and_then(|n| Some((n, &state.release(key, n)?.manifest)));
+    if let Some((_, manifest)) = wanted {
+        let changes = volumes::make_and_grow(state, key, manifest);
+        if !changes.is_empty() {
+            // Instances are placed when their volumes have numbers.
+            return Decided { decisions: changes, ..Decided::default() };
+        }
+    }
     let secrets = wanted.and_then(|(release, _)| state.secrets_for_new_instance(key, release));
     let step = Step { state, key, app, wanted, secrets, rolling: in_force, now };
     let switch = step.processes().into_iter().all(|process| step.new_ones_serve(process));
@@ -107,7 +114,10 @@ pub(crate) fn plan_app(state: &State, key: &AppKey, now: Timestamp, budget: &mut
 fn take_down(state: &State, key: &AppKey) -> Vec<Event> {
     let left: Vec<_> = state.instances_of(key).filter(|(_, i)| i.end.is_none()).collect();
     if left.is_empty() {
-        return vec![Event::AppForgotten { app: key.clone() }];
+        let gone = Event::AppForgotten { app: key.clone() };
+        let with_volumes = state.apps.get(key).is_some_and(|app| app.volumes_destroyed);
+        let volumes = if with_volumes { volumes::delete_all(state, key) } else { Vec::new() };
+        return volumes.into_iter().chain([gone]).collect();
     }
     let live = left.iter().filter(|(_, i)| i.is_live());
     live.map(|(name, _)| retire(name, "the app was destroyed".to_owned())).collect()
@@ -323,14 +333,21 @@ impl<'a> Step<'a> {
         let healthy = fresh.iter().filter(|(_, i)| i.phase == Phase::Healthy).count();
 
         let keep_old = self.is_blue_green() && !switch && !self.app.stopped;
-        let retired = self.retire_surplus(wanted, &fresh, &stale, healthy, keep_old);
+        // A volume has one writer, so those that have one which the new release wants go first, whatever the strategy.
+        let gives_way = |(name, i): &(&'a InstanceName, &'a Instance)| {
+            self.wanted.is_some_and(|(_, manifest)| volumes::gives_way(self.state, manifest, name, i))
+        };
+        let (writers, others): (Vec<_>, Vec<_>) = stale.iter().copied().partition(gives_way);
+        let mut retired: Vec<Event> = writers.iter().map(|(name, i)| retire(name, self.why_stale(i))).collect();
+        retired.extend(self.retire_surplus(wanted, &fresh, &others, healthy, keep_old));
         let gone = retired.len();
         decided.decisions.extend(retired);
 
         let surge = if self.is_blue_green() { stale.len() } else { SURGE };
         let room = if stale.is_empty() { wanted } else { wanted + surge };
         let place = room.saturating_sub(fresh.len() + stale.len()).min(wanted.saturating_sub(fresh.len()));
-        if place > 0 && gone == 0 {
+        let in_use = self.wanted.is_some_and(|(_, m)| volumes::are_in_use(self.state, self.key, m, process));
+        if place > 0 && gone == 0 && !in_use {
             self.place(process, place, budget, decided);
         }
         stale.is_empty() && fresh.len() == wanted && healthy == wanted

@@ -2,10 +2,11 @@
 
 use holm_manifest::{Manifest, Memory, ProcessName, Strategy};
 use holm_model::footprint::footprint;
-use holm_model::id::AppKey;
+use holm_model::id::{AppKey, InstanceName};
 use holm_model::state::{App, Host, Instance, State};
 
 use crate::shape::Shape;
+use crate::volumes::gives_way;
 
 /// The memory of the host, as far as microVMs may take it. Memory is admitted for the worst case and never overcommitted.
 #[derive(Debug, Clone)]
@@ -75,18 +76,25 @@ pub fn fits(state: &State, key: &AppKey, app: &App, manifest: &Manifest, comes_i
     let count = |process: &ProcessName| {
         u64::from(app.scale.get(process).copied().unwrap_or_else(|| manifest.instances_in(&key.env, process)))
     };
-    let sizes = manifest.processes.iter().map(|(name, process)| (count(name), footprint(process.memory, host)));
+    let live: Vec<_> = state.instances_of(key).filter(|(_, instance)| instance.is_live() && !instance.task).collect();
+    let size_of = |(name, instance): &(&InstanceName, &Instance)| {
+        Shape::of(state, name, instance).map_or(0, |shape| footprint(shape.memory(), host))
+    };
+    // Who has a volume goes before its successor comes, and needs no room beside it.
+    let stays: Vec<_> =
+        live.iter().filter(|(name, instance)| !gives_way(state, manifest, name, instance)).copied().collect();
     let (mut all, mut largest) = (0, 0);
-    for (count, size) in sizes.filter(|(count, _)| *count > 0) {
-        all += count * size;
-        largest = largest.max(size);
+    for (name, process) in manifest.processes.iter().filter(|(name, _)| count(name) > 0) {
+        let size = footprint(process.memory, host);
+        all += count(name) * size;
+        if process.mounts.is_empty() || stays.iter().any(|(live, _)| live.process == *name) {
+            largest = largest.max(size);
+        }
     }
-    let live = state.instances_of(key).filter(|(_, instance)| instance.is_live() && !instance.task);
-    let live = live.filter_map(|(name, instance)| Shape::of(state, name, instance));
-    let now: u64 = live.map(|shape| footprint(shape.memory(), host)).sum();
+    let now: u64 = live.iter().map(size_of).sum();
     let needs = match (comes_in && now > 0, manifest.strategy) {
         (false, _) => all,
-        (true, Strategy::BlueGreen) => now + all,
+        (true, Strategy::BlueGreen) => stays.iter().map(size_of).sum::<u64>() + all,
         (true, Strategy::Rolling) => now.max(all) + largest,
     };
     let task = manifest.release.as_ref().filter(|_| comes_in).map_or(0, |task| now + footprint(task.memory, host));

@@ -5,9 +5,11 @@ use std::collections::BTreeSet;
 use holm_model::id::InstanceName;
 use holm_model::state::{Instance, State};
 use holm_model::target::{HostTarget, InstanceSpec, InstanceTarget, SecretsTarget, Want};
+use holm_model::volume::VolumeTarget;
 
 use crate::routing::own_route;
 use crate::shape::Shape;
+use crate::volumes;
 
 /// The target of the (only) host.
 #[must_use]
@@ -17,7 +19,11 @@ pub fn host_target(state: &State) -> HostTarget {
         let target = InstanceTarget { want, spec: spec(state, name, instance)?, ports: ports(state, name, instance) };
         Some((name.clone(), target))
     });
-    HostTarget { generation: state.seq, instances: instances.collect() }
+    let volumes = state.volumes.values().map(|volume| {
+        let target = VolumeTarget { size: volume.size, origin: volume.origin.clone() };
+        (volume.number, target)
+    });
+    HostTarget { generation: state.seq, instances: instances.collect(), volumes: volumes.collect() }
 }
 
 fn spec(state: &State, name: &InstanceName, instance: &Instance) -> Option<InstanceSpec> {
@@ -34,6 +40,7 @@ fn spec(state: &State, name: &InstanceName, instance: &Instance) -> Option<Insta
         memory: shape.memory(),
         health: shape.health(),
         stop: shape.stop(),
+        volumes: if instance.task { Vec::new() } else { volumes::mounts(state, name, &release.manifest) },
         secrets: instance.secrets.clone().map(|version| SecretsTarget {
             version: version.number,
             set: version.set,

@@ -11,6 +11,7 @@
 #![deny(unsafe_code)]
 
 mod cpu_share;
+mod disk_copy;
 pub mod doctor;
 pub mod guest;
 pub mod probe;
@@ -26,6 +27,7 @@ mod vmm;
 mod watch;
 
 pub use cpu_share::{CpuShares, ShareMechanism};
+pub use disk_copy::{CopyWhat, DiskCopy};
 pub use guest::{GuestBundle, GuestStore};
 pub use probe::{AccelKind, Acceleration};
 pub use process::ProcessIdentity;

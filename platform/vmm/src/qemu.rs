@@ -15,9 +15,10 @@ use serde_json::Value;
 use tokio::net::UnixStream;
 use tokio::sync::{broadcast, mpsc, watch};
 
+use crate::disk_copy::{self, CopyError, DiskCopy};
 use crate::probe::Acceleration;
 use crate::process::{self, ProcessHandle};
-use crate::qemu_command::{self, Descriptors};
+use crate::qemu_command::{self, Descriptors, node_name};
 use crate::qmp::{Event, QmpClient, QmpError};
 use crate::socket_dir::{bind_unix_in, connect_unix_in};
 use crate::spec::{HostForward, NetSpec, VmSpec};
@@ -291,6 +292,14 @@ impl QemuVm {
         self.monitor()?.execute(command, Value::Null).await.map_err(self.refused(command))
     }
 
+    fn copy_failed(&self, serial: &str, error: CopyError) -> VmError {
+        let (name, serial) = (self.record.name.clone(), serial.to_owned());
+        match error {
+            CopyError::Monitor { command, source } => VmError::Monitor { name, command, source },
+            CopyError::Failed(why) => VmError::Copy { name, serial, why },
+        }
+    }
+
     async fn end(&self) -> VmExit {
         let mut exit = self.exit.clone();
         match exit.wait_for(Option::is_some).await.as_deref() {
@@ -393,6 +402,47 @@ impl Vm for QemuVm {
                     Err(VmError::Forward { name, forward, why })
                 }
             }
+        }
+        .boxed()
+    }
+
+    fn resize_disk<'a>(&'a self, serial: &'a str, bytes: u64) -> BoxFuture<'a, Result<(), VmError>> {
+        async move {
+            let arguments = serde_json::json!({ "node-name": node_name(serial), "size": bytes });
+            self.monitor()?.execute("block_resize", arguments).await.map_err(self.refused("block_resize")).map(drop)
+        }
+        .boxed()
+    }
+
+    fn begin_copy<'a>(&'a self, copy: &'a DiskCopy) -> BoxFuture<'a, Result<(), VmError>> {
+        async move { copy.begin(self.monitor()?).await.map_err(|error| self.copy_failed(&copy.serial, error)) }.boxed()
+    }
+
+    fn finish_copy<'a>(&'a self, copy: &'a DiskCopy) -> BoxFuture<'a, Result<(), VmError>> {
+        async move { copy.finish(self.monitor()?).await.map_err(|error| self.copy_failed(&copy.serial, error)) }.boxed()
+    }
+
+    fn drop_copy<'a>(&'a self, serial: &'a str) -> BoxFuture<'a, ()> {
+        async move {
+            if let Some(monitor) = &self.monitor {
+                disk_copy::drop_copy(monitor, serial).await;
+            }
+        }
+        .boxed()
+    }
+
+    fn change_records<'a>(&'a self, serial: &'a str) -> BoxFuture<'a, Result<Vec<String>, VmError>> {
+        async move {
+            let found = disk_copy::change_records(self.monitor()?, serial).await;
+            found.map_err(self.refused("query-named-block-nodes"))
+        }
+        .boxed()
+    }
+
+    fn drop_record<'a>(&'a self, serial: &'a str, record: &'a str) -> BoxFuture<'a, Result<(), VmError>> {
+        async move {
+            let dropped = disk_copy::drop_record(self.monitor()?, serial, record).await;
+            dropped.map_err(self.refused("block-dirty-bitmap-remove"))
         }
         .boxed()
     }

@@ -60,15 +60,16 @@ pub(crate) fn arguments(spec: &VmSpec, accel: &Acceleration, fds: &Descriptors) 
 
     for (index, (disk, fd)) in spec.disks.iter().zip(&fds.disks).enumerate() {
         let (read_only, discard) = if disk.read_only { ("on", "ignore") } else { ("off", "unmap") };
+        let node = node_name(&disk.serial);
         add("-add-fd", format!("fd={fd},set={index}"));
         add(
             "-blockdev",
             format!(
-                "driver=raw,node-name=disk{index},read-only={read_only},discard={discard},file.driver=file,\
+                "driver=raw,node-name={node},read-only={read_only},discard={discard},file.driver=file,\
                  file.filename=/dev/fdset/{index},file.discard={discard}"
             ),
         );
-        add("-device", format!("virtio-blk-device,drive=disk{index},serial={}", disk.serial));
+        add("-device", format!("virtio-blk-device,drive={node},serial={}", disk.serial));
     }
     match &spec.net {
         NetSpec::None => {}
@@ -93,6 +94,11 @@ pub(crate) fn arguments(spec: &VmSpec, accel: &Acceleration, fds: &Descriptors) 
         args.push("-S".to_owned());
     }
     args
+}
+
+/// The name under which QEMU knows the disk with this serial number.
+pub(crate) fn node_name(serial: &str) -> String {
+    format!("disk-{serial}")
 }
 
 pub(crate) fn accelerator(kind: AccelKind) -> String {

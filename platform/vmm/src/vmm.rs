@@ -8,6 +8,7 @@ use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use tokio::net::UnixStream;
 
+use crate::disk_copy::DiskCopy;
 use crate::process::ProcessIdentity;
 use crate::qmp::QmpError;
 use crate::spec::{HostForward, SpecError, VmName, VmSpec};
@@ -73,6 +74,16 @@ pub enum VmError {
         name: VmName,
         /// What was asked for.
         forward: HostForward,
+        /// QEMU's answer.
+        why: String,
+    },
+    /// A disk could not be copied.
+    #[error("cannot copy the disk `{serial}` of `{name}`: {why}")]
+    Copy {
+        /// The VM.
+        name: VmName,
+        /// The disk.
+        serial: String,
         /// QEMU's answer.
         why: String,
     },
@@ -233,6 +244,40 @@ pub trait Vm: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// [`VmError::Monitor`] or [`VmError::Unresponsive`]; [`VmError::Forward`] when QEMU cannot listen there.
     fn forward(&self, forward: HostForward) -> BoxFuture<'_, Result<(), VmError>>;
+
+    /// Tells a running VM that the file of the disk with this serial number has grown to `bytes`.
+    ///
+    /// # Errors
+    /// [`VmError::Monitor`] or [`VmError::Unresponsive`].
+    fn resize_disk<'a>(&'a self, serial: &'a str, bytes: u64) -> BoxFuture<'a, Result<(), VmError>>;
+
+    /// Begins to copy a disk as it is at this moment, while the VM runs on and writes to it. See [`DiskCopy`].
+    ///
+    /// # Errors
+    /// [`VmError::Monitor`], [`VmError::Unresponsive`], or [`VmError::Copy`]. Nothing is left in the VM then.
+    fn begin_copy<'a>(&'a self, copy: &'a DiskCopy) -> BoxFuture<'a, Result<(), VmError>>;
+
+    /// Waits for the end of a copy that was begun, and takes what it needed out of the VM. Dropping the future leaves the
+    /// copy running; [`Vm::drop_copy`] ends it.
+    ///
+    /// # Errors
+    /// [`VmError::Copy`] when it failed: the target is worthless then. Else as [`Vm::begin_copy`].
+    fn finish_copy<'a>(&'a self, copy: &'a DiskCopy) -> BoxFuture<'a, Result<(), VmError>>;
+
+    /// Ends a copy wherever it is and removes what it left in the VM. None there is fine.
+    fn drop_copy<'a>(&'a self, serial: &'a str) -> BoxFuture<'a, ()>;
+
+    /// The records of changes the VM keeps for a disk, by name: those [`DiskCopy::record`] began.
+    ///
+    /// # Errors
+    /// [`VmError::Monitor`] or [`VmError::Unresponsive`].
+    fn change_records<'a>(&'a self, serial: &'a str) -> BoxFuture<'a, Result<Vec<String>, VmError>>;
+
+    /// Forgets a record of changes. None there is fine.
+    ///
+    /// # Errors
+    /// [`VmError::Monitor`] or [`VmError::Unresponsive`].
+    fn drop_record<'a>(&'a self, serial: &'a str, record: &'a str) -> BoxFuture<'a, Result<(), VmError>>;
 
     /// Connects to the guest's control port. One connection at a time; a second one waits for the first to close.
     ///

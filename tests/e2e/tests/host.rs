@@ -18,10 +18,16 @@ use xtask::workspace::cache;
 
 #[path = "host/access.rs"]
 mod access;
+#[path = "host/copies.rs"]
+mod copies;
+#[path = "host/faults.rs"]
+mod faults;
 #[path = "host/secrets.rs"]
 mod secrets;
+#[path = "host/upgrade.rs"]
+mod upgrade;
 
-const TESTS: [Test; 15] = [
+const TESTS: [Test; 18] = [
     ("deployed_image_is_reached_through_its_port", deployed_image_is_reached_through_its_port),
     ("exec_has_input_output_status_and_terminal", exec_has_input_output_status_and_terminal),
     ("rollout_scale_and_rollback_lose_no_request", rollout_scale_and_rollback_lose_no_request),
@@ -39,6 +45,9 @@ const TESTS: [Test; 15] = [
         access::token_allows_what_it_names_from_afar_and_every_refusal_is_recorded,
     ),
     ("rubbish_from_afar_harms_nothing", access::rubbish_from_afar_harms_nothing),
+    ("newer_holm_takes_over_and_an_older_one_refuses", upgrade::newer_holm_takes_over_and_an_older_one_refuses),
+    ("exported_state_goes_on_in_another_folder", copies::exported_state_goes_on_in_another_folder),
+    ("failing_disks_are_told_and_apps_go_on", faults::failing_disks_are_told_and_apps_go_on),
     ("rubbish_is_refused_and_harms_nothing", rubbish_is_refused_and_harms_nothing),
 ];
 

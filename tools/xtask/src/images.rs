@@ -148,6 +148,142 @@ pub fn nginx(cache: &Path, folder: &Path, certificate: &Certificate) -> Result<P
     Ok(folder.to_owned())
 }
 
+/// Packages of Debian's Redis and of the libraries it loads; busybox for looking around.
+const REDIS_PACKAGES: [&str; 17] = [
+    "redis-server",
+    "redis-tools",
+    "libatomic1",
+    "libjemalloc2",
+    "liblzf1",
+    "libssl3",
+    "libsystemd0",
+    "libcap2",
+    "libgcrypt20",
+    "liblz4-1",
+    "liblzma5",
+    "libzstd1",
+    "libgpg-error0",
+    "libc6",
+    "libstdc++6",
+    "libgcc-s1",
+    "busybox-static",
+];
+
+/// Packs Redis from Debian packages, which writes every change to `/data` before it answers, into a layout in `folder`;
+/// gives `oci:folder:1`.
+///
+/// # Errors
+/// When the packages cannot be had or the folder not be written.
+pub fn redis(cache: &Path, folder: &Path) -> Result<String> {
+    let unpacked = debian::unpacked(&cache.join("redis"), &REDIS_PACKAGES)?;
+    let mut packages = LayerBuilder::new();
+    for part in ["lib", "lib64", "usr/lib", "usr/bin"] {
+        let from = unpacked.join(part);
+        if from.exists() {
+            packages.tree(&from, part)?;
+        }
+    }
+    packages.file("bin/busybox", fs::read(unpacked.join("bin/busybox"))?).mode(0o755);
+    packages.file("etc/passwd", "root:x:0:0:root:/:/bin/sh\nredis:x:999:999:redis:/data:/bin/sh\n");
+    packages.file("etc/group", "root:x:0:\nredis:x:999:\n");
+    let command =
+        ["--dir", "/data", "--appendonly", "yes", "--appendfsync", "always", "--save", "", "--protected-mode", "no"];
+    let config = ImageConfig {
+        entrypoint: vec!["/usr/bin/redis-server".to_owned()],
+        cmd: command.map(str::to_owned).to_vec(),
+        user: "redis".to_owned(),
+        env: vec!["PATH=/usr/bin".to_owned()],
+        ..ImageConfig::default()
+    };
+    add_image(folder, "1", &[packages.to_tar()], Compression::Zstd, &config)?;
+    Ok(format!("oci:{}:1", folder.display()))
+}
+
+/// Packages of Debian's PostgreSQL 15 and of the libraries it loads; busybox for its start.
+const POSTGRESQL_PACKAGES: [&str; 40] = [
+    "postgresql-15",
+    "postgresql-client-15",
+    "busybox-static",
+    "libaudit1",
+    "libc6",
+    "libcap-ng0",
+    "libcap2",
+    "libcom-err2",
+    "libffi8",
+    "libgcc-s1",
+    "libgcrypt20",
+    "libgmp10",
+    "libgnutls30",
+    "libgpg-error0",
+    "libgssapi-krb5-2",
+    "libhogweed6",
+    "libicu72",
+    "libidn2-0",
+    "libk5crypto3",
+    "libkeyutils1",
+    "libkrb5-3",
+    "libkrb5support0",
+    "libldap-2.5-0",
+    "liblz4-1",
+    "liblzma5",
+    "libnettle8",
+    "libp11-kit0",
+    "libpam0g",
+    "libpq5",
+    "libreadline8",
+    "libsasl2-2",
+    "libssl3",
+    "libstdc++6",
+    "libsystemd0",
+    "libtasn1-6",
+    "libtinfo6",
+    "libunistring2",
+    "libxml2",
+    "libzstd1",
+    "zlib1g",
+];
+
+/// Makes the first files aside, so that a kill leaves none that are taken for whole ones.
+const POSTGRESQL_START: &str = "#!/bin/busybox sh
+bin=/usr/lib/postgresql/15/bin
+if [ ! -d /data/db ]; then
+    /bin/busybox rm -rf /data/new
+    $bin/initdb -D /data/new -U postgres --auth=trust --no-locale -E UTF8 || exit 1
+    /bin/busybox mv /data/new /data/db
+    /bin/busybox sync
+fi
+exec $bin/postgres -D /data/db -c listen_addresses='*' -c unix_socket_directories=/tmp -c jit=off \
+    -c shared_buffers=32MB -c dynamic_shared_memory_type=mmap
+";
+
+/// Packs PostgreSQL 15 from Debian packages, with its files in `/data/db`, into a layout in `folder`; gives `oci:folder:1`.
+///
+/// # Errors
+/// When the packages cannot be had or the folder not be written.
+pub fn postgresql(cache: &Path, folder: &Path) -> Result<String> {
+    let unpacked = debian::unpacked(&cache.join("postgresql"), &POSTGRESQL_PACKAGES)?;
+    let mut packages = LayerBuilder::new();
+    for part in ["lib", "lib64", "usr/lib", "usr/share/postgresql"] {
+        let from = unpacked.join(part);
+        if from.exists() {
+            packages.tree(&from, part)?;
+        }
+    }
+    packages.file("bin/busybox", fs::read(unpacked.join("bin/busybox"))?).mode(0o755);
+    packages.file("start", POSTGRESQL_START).mode(0o755);
+    packages.file("etc/passwd", "root:x:0:0:root:/:/bin/sh\npostgres:x:999:999:postgres:/data:/bin/sh\n");
+    packages.file("etc/group", "root:x:0:\npostgres:x:999:\n");
+    packages.folder("tmp").mode(0o1777);
+    let config = ImageConfig {
+        entrypoint: vec!["/start".to_owned()],
+        user: "postgres".to_owned(),
+        env: vec!["PATH=/usr/lib/postgresql/15/bin:/bin".to_owned(), "LC_ALL=C".to_owned()],
+        ..ImageConfig::default()
+    };
+    add_image(folder, "1", &[packages.to_tar()], Compression::Zstd, &config)?;
+    Ok(format!("oci:{}:1", folder.display()))
+}
+
 const NGINX_CONF: &str = "user www-data;
 worker_processes 1;
 pid /run/nginx.pid;

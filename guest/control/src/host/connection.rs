@@ -19,7 +19,7 @@ use super::dispatch::{Shared, read_all};
 use super::{HostError, LogReader};
 use crate::{
     Config, ErrorBody, ErrorCode, Event, Frame, GuestMessage, HelloAck, HostMessage, Kind, Metrics, Outcome, PROTOCOL,
-    PROTOCOL_OLDEST, ReplyValue, Status, encode_frame, encode_message,
+    PROTOCOL_OLDEST, ReplyValue, Status, VolumeAction, encode_frame, encode_message,
 };
 
 /// Encoded frames that may wait for the pipe; callers wait beyond that.
@@ -242,6 +242,16 @@ impl GuestConnection {
     /// As for any request.
     pub async fn set_time(&self) -> Result<(), HostError> {
         self.request("set time", |id| HostMessage::SetTime { id, unix_ns: unix_now_ns() }).await.map(drop)
+    }
+
+    /// Grows, freezes or thaws the volume on the disk with this serial number.
+    ///
+    /// # Errors
+    /// As for any request; [`HostError::Guest`] with [`ErrorCode::Refused`] for a thaw that comes after the freeze's limit.
+    pub async fn volume(&self, serial: &str, action: VolumeAction) -> Result<(), HostError> {
+        self.require(crate::Features::VOLUMES)?;
+        let serial = String::from(serial);
+        self.request("volume", move |id| HostMessage::Volume { id, serial, action }).await.map(drop)
     }
 
     /// Tells the guest where the app's own instances are, by process type.

@@ -10,6 +10,7 @@ use futures_util::future::BoxFuture;
 use holm_guest_control::host::{self, GuestConnection, HostError, LogItem, LogReader, OutputChunk};
 use holm_guest_control::{
     BootMark, Config, ErrorBody, ErrorCode, ExecRequest, ExitStatus, LogStream as GuestStream, Metrics, Status,
+    VolumeAction,
 };
 use tokio::sync::{mpsc, watch};
 
@@ -66,6 +67,10 @@ impl Guest for ConnectedGuest {
 
     fn metrics(&self) -> BoxFuture<'_, Result<Metrics, GuestFailure>> {
         async move { self.connection.metrics().await.map_err(failure) }.boxed()
+    }
+
+    fn volume<'a>(&'a self, serial: &'a str, action: VolumeAction) -> BoxFuture<'a, Result<(), GuestFailure>> {
+        async move { self.connection.volume(serial, action).await.map_err(failure) }.boxed()
     }
 
     fn names<'a>(&'a self, names: &'a BTreeMap<String, Vec<IpAddr>>) -> BoxFuture<'a, Result<(), GuestFailure>> {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use holm_guest_control::host::{ConnectOptions, GuestConnection, HostError};
-use holm_vmm::{ExitReason, HostForward, ProcessIdentity, Vm, VmExit, VmName, VmRecord, VmSpec};
+use holm_vmm::{DiskCopy, ExitReason, HostForward, ProcessIdentity, Vm, VmExit, VmName, VmRecord, VmSpec};
 
 use super::guest::ConnectedGuest;
 use super::network::free_ports;
@@ -67,6 +67,30 @@ impl Machine for QemuMachine {
             Ok(listen)
         }
         .boxed()
+    }
+
+    fn resize_disk<'a>(&'a self, serial: &'a str, bytes: u64) -> BoxFuture<'a, Result<(), Failure>> {
+        async move { self.vm.resize_disk(serial, bytes).await.map_err(|error| Failure::of(&error)) }.boxed()
+    }
+
+    fn begin_copy<'a>(&'a self, copy: &'a DiskCopy) -> BoxFuture<'a, Result<(), Failure>> {
+        async move { self.vm.begin_copy(copy).await.map_err(|error| Failure::of(&error)) }.boxed()
+    }
+
+    fn finish_copy<'a>(&'a self, copy: &'a DiskCopy) -> BoxFuture<'a, Result<(), Failure>> {
+        async move { self.vm.finish_copy(copy).await.map_err(|error| Failure::of(&error)) }.boxed()
+    }
+
+    fn drop_copy<'a>(&'a self, serial: &'a str) -> BoxFuture<'a, ()> {
+        self.vm.drop_copy(serial)
+    }
+
+    fn change_records<'a>(&'a self, serial: &'a str) -> BoxFuture<'a, Result<Vec<String>, Failure>> {
+        async move { self.vm.change_records(serial).await.map_err(|error| Failure::of(&error)) }.boxed()
+    }
+
+    fn drop_record<'a>(&'a self, serial: &'a str, record: &'a str) -> BoxFuture<'a, Result<(), Failure>> {
+        async move { self.vm.drop_record(serial, record).await.map_err(|error| Failure::of(&error)) }.boxed()
     }
 
     fn connect(&self) -> BoxFuture<'_, Result<Arc<dyn Guest>, Failure>> {

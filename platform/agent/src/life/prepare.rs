@@ -73,7 +73,11 @@ impl Life {
     async fn launch(&mut self, image: &Image, network: &Attachment) -> Result<Arc<dyn Machine>, EndCause> {
         self.must_note(Step::Launching)?;
         let run_dir = self.folder.run();
-        let order = LaunchOrder { spec: &self.spec, image, network, run_dir: &run_dir };
+        let volumes = self.shared.volumes.subscribe().borrow().clone();
+        let shared = self.shared.clone();
+        // The board says whose the volumes are since this life began.
+        let _no_copy = if self.spec.volumes.is_empty() { None } else { Some(shared.idle_copies.lock().await) };
+        let order = LaunchOrder { spec: &self.spec, image, network, run_dir: &run_dir, volumes: &volumes };
         let machine = self.shared.world.launch(order).await.map_err(could_not_start)?;
         self.must_note(Step::Launched { machine: machine.record() })?;
         Ok(machine)

@@ -38,8 +38,11 @@ impl Life {
         let startup = self.startup_deadline();
         let mut healthy = self.journal.past().healthy;
         let mut wish = self.wish.clone();
+        let mut volumes = self.shared.volumes.subscribe();
         loop {
             self.follow_ports(machine).await;
+            volumes.mark_unchanged();
+            let behind = self.follow_volumes(machine, &session.guest).await;
             let status = session.status.borrow_and_update().clone();
             match judge(&status, healthy, Instant::now() >= startup, &self.spec) {
                 Verdict::End(cause) => return Then::End(cause),
@@ -63,6 +66,8 @@ impl Life {
                 }
                 changed = wish.changed() => if changed.is_err() { std::future::pending::<()>().await },
                 Ok(()) = session.status.changed() => {}
+                Ok(()) = volumes.changed() => {}
+                () = tokio::time::sleep(super::RETRY), if behind => {}
                 () = guest.closed() => if let Err(why) = self.reconnect(machine, session).await {
                     return Then::End(EndCause::Hung { why });
                 },

@@ -40,7 +40,7 @@ impl Life {
     }
 
     async fn stop_app(&mut self, machine: &Arc<dyn Machine>, session: &mut Session, grace: Duration) -> EndCause {
-        let margin = self.shared.limits.power_off;
+        let margin = self.power_off();
         let gone = async {
             while session.guest.stop(grace).await.is_err() {
                 // A connection that broke just now; the guest counts its grace from the first request it gets.

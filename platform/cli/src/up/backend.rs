@@ -10,17 +10,19 @@ use holm_api::access::{NewToken, TokenWish};
 use holm_api::backend::{Audit, LogStream};
 use holm_api::exec::{ExecRequest, ExecSession};
 use holm_api::secrets::{SecretDifferences, SecretsChange, SecretsComparison};
+use holm_api::storage::{StorageAnswer, StorageRequest};
 use holm_api::wire::{
     Accepted, Command, EventQuery, Finding, GuestImport, GuestSummary, ImageDetail, ImageProgress, ImageStep,
-    ImageSummary, LayerSummary, LiveInstance, LogQuery, PruneReport, Shutdown, Submission,
+    ImageSummary, LayerSummary, LiveInstance, LogQuery, PruneReport, Shutdown, Submission, VolumeChange,
 };
 use holm_api::{Backend, Problem, ProblemCode};
-use holm_control::{Control, Meta, Refused};
+use holm_control::{Control, Meta, Refused, VolumeCommand};
 use holm_image::{ImageRecord, ImageStore};
 use holm_model::access::TokenId;
 use holm_model::event::Recorded;
 use holm_model::id::{AppKey, DeploymentNumber, Digest, InstanceName, Seq};
 use holm_model::state::State;
+use holm_model::volume::VolumeOrigin;
 use holm_vmm::GuestStore;
 use tokio::sync::watch;
 use uuid::Uuid;
@@ -31,6 +33,7 @@ use super::findings;
 use super::front::Front;
 use super::images::chain;
 use super::secrets::Keeper;
+use super::storage::Storage;
 use super::{exec, guest, logs, metrics};
 
 /// Most events read from the log at once.
@@ -49,6 +52,7 @@ pub(crate) struct Host {
     /// How the clocks stood when Holm started.
     pub(crate) clocks: Clocks,
     pub(crate) front: Arc<Front>,
+    pub(crate) storage: Arc<Storage>,
     pub(crate) stop: watch::Sender<Option<Shutdown>>,
 }
 
@@ -69,10 +73,9 @@ pub(super) fn refused(refused: Refused) -> Problem {
 /// The kind of problem that goes with a refusal's machine-readable code.
 fn code(refusal: &str) -> ProblemCode {
     match refusal {
-        "unknown_app" | "unknown_process" | "unknown_release" | "unknown_route" | "unknown_secrets" => {
-            ProblemCode::NotFound
-        }
-        "version_conflict" | "route_taken" | "key_reused" => ProblemCode::Conflict,
+        "unknown_app" | "unknown_process" | "unknown_release" | "unknown_route" | "unknown_secrets"
+        | "unknown_volume" => ProblemCode::NotFound,
+        "version_conflict" | "route_taken" | "key_reused" | "volume_exists" => ProblemCode::Conflict,
         "bad_key" | "no_image" | "bad_manifest" | "bad_route" | "other_apps_manifest" => ProblemCode::BadRequest,
         _ => ProblemCode::Refused,
     }
@@ -92,7 +95,15 @@ fn to_control(command: Command) -> holm_control::Command {
         Command::AddRoute { app, route } => To::RouteAdd { app, route },
         Command::RemoveRoute { app, on } => To::RouteRemove { app, on },
         Command::Ipv4 { app, allocated } => To::Ipv4 { app, allocated },
-        Command::Destroy { app } => To::Destroy { app },
+        Command::Destroy { app, volumes } => To::Destroy { app, volumes },
+        Command::Volume { volume, change } => {
+            let change = match change {
+                VolumeChange::Create { size } => VolumeCommand::Create { size, origin: VolumeOrigin::Empty },
+                VolumeChange::Grow { size } => VolumeCommand::Grow { size },
+                VolumeChange::Delete => VolumeCommand::Delete,
+            };
+            To::Volume { volume, change }
+        }
     }
 }
 
@@ -228,6 +239,10 @@ impl Backend for Host {
 
     async fn import_guest(&self, import: GuestImport) -> Result<GuestSummary, Problem> {
         guest::import(&self.guests, import).await
+    }
+
+    async fn storage(&self, request: StorageRequest, actor: String) -> Result<StorageAnswer, Problem> {
+        self.storage.answer(request, actor).await
     }
 
     async fn doctor(&self) -> Vec<Finding> {

@@ -3,6 +3,7 @@
 //! | module | concept |
 //! | --- | --- |
 //! | `access` | tokens, the audit log, and the interface from afar |
+//! | `archive` | Holm's own state in one file, and back |
 //! | `backend` | everything behind the API |
 //! | `checks` | what `holm doctor` looks at beside microVMs |
 //! | `detach` | `--detach`: the same in the background |
@@ -13,8 +14,10 @@
 //! | `metrics` | figures for Prometheus |
 //! | `secrets` | changes of secrets, and which sets are kept |
 //! | `images` | the image store, for the control plane |
+//! | `storage` | volumes, snapshots and backups |
 
 mod access;
+mod archive;
 mod backend;
 mod checks;
 mod detach;
@@ -26,6 +29,7 @@ mod images;
 mod logs;
 mod metrics;
 mod secrets;
+mod storage;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -43,6 +47,7 @@ use holm_manifest::Memory;
 use holm_model::event::Event;
 use holm_secrets::Vault;
 use holm_vmm::{AccelKind, Acceleration, GuestStore};
+use holm_volume::VolumeStore;
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
@@ -53,11 +58,14 @@ use tokio_util::task::TaskTracker;
 use crate::args::{Acceleration as AccelChoice, Network as NetworkChoice};
 pub(crate) use access::RemoteOptions;
 use access::{Desk, Remote};
+pub(crate) use archive::Contents;
 use backend::Host;
 use checks::Clocks;
 use front::{Front, Listen};
 pub(crate) use front::{ProxyFrom, ipv4_beside};
 use secrets::Keeper;
+pub(crate) use storage::BackupOptions;
+use storage::Storage;
 
 /// What `holm up` was told.
 #[derive(Debug, Clone)]
@@ -84,6 +92,10 @@ pub(crate) struct UpOptions {
     pub(crate) registry_auth: Option<PathBuf>,
     /// Registries that are spoken to without TLS, as `host:port`.
     pub(crate) insecure_registries: Vec<String>,
+    /// Whether messages are lines of JSON.
+    pub(crate) log_json: bool,
+    /// Where backups go.
+    pub(crate) backups: BackupOptions,
     /// The group whose members may talk to Holm too.
     pub(crate) socket_group: Option<String>,
     /// The interface from afar.
@@ -101,14 +113,18 @@ const FAREWELL: Duration = Duration::from_secs(5);
 /// Runs Holm until it is told to go down, or starts it in the background.
 pub(crate) fn run(options: UpOptions) -> Result<(), Problem> {
     let not_started = |error: anyhow::Error| problem("cannot start holm", &error);
-    // Logs of apps, events and settings are not for every user of the machine.
-    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o027));
+    restrict_files();
     if options.detach {
         let started = runtime().and_then(|runtime| runtime.block_on(detach::start(&options.state)));
         return started.map_err(not_started);
     }
     let filter = tracing_subscriber::EnvFilter::try_from_env("HOLM_LOG").unwrap_or_else(|_| "info".into());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+    let messages = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
+    if options.log_json {
+        messages.json().init()
+    } else {
+        messages.init()
+    }
     runtime().and_then(|runtime| runtime.block_on(run_to_the_end(&options))).map_err(not_started)
 }
 
@@ -119,8 +135,22 @@ fn runtime() -> Result<Runtime> {
 async fn run_to_the_end(options: &UpOptions) -> Result<()> {
     raise_descriptors();
     let state_dir = &options.state;
+    refuse_second(state_dir).await?;
     std::fs::create_dir_all(state_dir).with_context(|| format!("cannot make {}", state_dir.display()))?;
     Site::start(options).await?.serve().await
+}
+
+/// Lets this process make files for its user and group only: logs of apps, events and settings are not for everybody.
+fn restrict_files() {
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o027));
+}
+
+/// Says plainly that Holm runs already: the locks in the state folder would say so in other words.
+async fn refuse_second(state_dir: &Path) -> Result<()> {
+    if holm_api::socket::connect(state_dir).await.is_ok() {
+        bail!("a Holm runs there already; `holm down --keep-instances` ends it and leaves its microVMs running");
+    }
+    Ok(())
 }
 
 /// Lets this process have as many file descriptors as the system allows: each connection takes two.
@@ -143,7 +173,19 @@ pub(crate) fn guests(state: &Path) -> Result<Vec<GuestSummary>, Problem> {
 
 /// Makes a guest bundle in a state folder on which no Holm runs.
 pub(crate) async fn import_guest(state: &Path, import: &GuestImport) -> Result<GuestSummary, Problem> {
+    restrict_files();
     guest::import(&guest::open(state)?, import.clone()).await
+}
+
+/// Writes the state in `folder` to the new file `file`, with the key of its secrets or without.
+pub(crate) fn export_state(folder: &Path, file: &Path, key: bool) -> Result<Contents, Problem> {
+    archive::export(folder, file, key).map_err(|error| problem("cannot export the state", &error))
+}
+
+/// Makes the state in `folder`, where there must be none, from `file`.
+pub(crate) fn import_state(folder: &Path, file: &Path) -> Result<Contents, Problem> {
+    restrict_files();
+    archive::import(folder, file).map_err(|error| problem("cannot import the state", &error))
 }
 
 /// What can be wrong with this host, looked at without a running Holm.
@@ -172,6 +214,7 @@ impl Site {
         let images = ImageStore::open(dir.join("images"), store_options(options)).await;
         let images = images.context("cannot open the image store")?;
         let guests = GuestStore::open(&dir.join("guests")).context("cannot open the store of guests")?;
+        let volumes = VolumeStore::open(dir.join("volumes")).context("cannot open the store of volumes")?;
         let socket_group = options.socket_group.as_deref().map(group_id).transpose()?;
         let remote = match &options.remote {
             Some(remote) => Some(Remote::bind(remote, dir).await?),
@@ -216,6 +259,7 @@ impl Site {
                 host_tag: host_id,
                 images: images.clone(),
                 guests: guests.clone(),
+                volumes: volumes.clone(),
                 secrets: Arc::clone(&secrets.vault),
                 acceleration,
                 network,
@@ -231,6 +275,9 @@ impl Site {
 
         tasks.spawn(Arc::clone(&front).follow(control.clone(), stop.clone()));
         tasks.spawn(pass_reports(Arc::clone(&agent), control.clone(), stop.clone()));
+        let storage = Storage::new(dir, &options.backups, (control.clone(), Arc::clone(&agent), volumes));
+        let storage = Arc::new(storage.context("cannot use the store of backups")?);
+        tasks.spawn(Arc::clone(&storage).follow_schedule(stop.clone()));
         let (told, stopping) = watch::channel(None);
         tasks.spawn(secrets.clone().sweep(control.clone(), stop.clone()));
         let host = Host {
@@ -243,6 +290,7 @@ impl Site {
             desk,
             clocks: Clocks::now(),
             front,
+            storage,
             stop: told,
         };
         Ok(Self { host: Arc::new(host), remote, scraped, socket_group, stopping, stop, tasks })

@@ -52,6 +52,10 @@ pub(crate) async fn destroy(destroy: &Destroy, context: &Context<'_>) -> Result<
         return Err(Failure::usage(format!("`{app}` would be removed with its releases, routes and instances"))
             .hint(format!("if that is meant: `holm destroy {app} --yes`")));
     }
-    let done = "destroyed; its instances stop";
-    send(context, "destroy", &app, vec![Command::Destroy { app: app.clone() }], done).await
+    let done = match destroy.volumes {
+        true => "destroyed; its instances stop, and its volumes go with them",
+        false => "destroyed; its instances stop, and volumes it has stay (`holm volumes list`)",
+    };
+    let command = Command::Destroy { app: app.clone(), volumes: destroy.volumes };
+    send(context, "destroy", &app, vec![command], done).await
 }

@@ -62,6 +62,7 @@ fn manifest(app: &AppName, image: Option<&str>, port: Option<u16>) -> Result<Man
         health,
         stop: StopPolicy::default(),
         restart: Default::default(),
+        mounts: BTreeMap::new(),
     };
     let route =
         port.map(|port| Route { on: RouteMatch::TcpPort(port), process: web.clone(), port, proxy_protocol: false });
@@ -71,6 +72,7 @@ fn manifest(app: &AppName, image: Option<&str>, port: Option<u16>) -> Result<Man
         processes: BTreeMap::from([(web, process)]),
         strategy: Default::default(),
         release: None,
+        volumes: BTreeMap::new(),
         routes: route.into_iter().collect(),
         config: BTreeMap::new(),
         secrets: BTreeMap::new(),

@@ -19,7 +19,9 @@ mod route;
 mod scale;
 mod secrets;
 mod site;
+mod state;
 mod status;
+mod storage;
 mod tokens;
 
 use clap::CommandFactory;
@@ -91,11 +93,15 @@ async fn ask(verb: Verb, context: &Context<'_>) -> Result<(), Failure> {
         Verb::Tokens(verb) => tokens::run(&verb, context).await,
         Verb::Metrics => context.out.text(&context.client.metrics().await?),
         Verb::Ipv4(verb) => ipv4::run(&verb, context).await,
+        Verb::Volumes(verb) => storage::volumes(&verb, context).await,
+        Verb::Snapshots(verb) => storage::snapshots(&verb, context).await,
+        Verb::Backups(verb) => storage::backups(&verb, context).await,
         Verb::Events(events) => events::run(&events, context).await,
         Verb::Explain(explain) => explain::run(&explain, context).await,
         Verb::Images(verb) => images::run(&verb, context).await,
         Verb::Guest(verb) => guest::run(&verb, context).await,
         Verb::Doctor => doctor::run(context).await,
+        Verb::State(verb) => state::run(&verb, context),
     }
 }
 

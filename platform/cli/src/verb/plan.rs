@@ -30,6 +30,8 @@ struct Plan {
     manifest: Vec<Difference>,
     /// The instances that would be replaced, if anything changes.
     replaced: Vec<InstanceName>,
+    /// Those of them that end before their successors start, since they have a volume.
+    stop_first: Vec<InstanceName>,
     /// The version of the secrets that would come into service; `null`: it serves already, or there is none.
     secrets: Option<u64>,
     routes_added: Vec<String>,
@@ -72,8 +74,10 @@ fn plan(state: &State, wish: Wish) -> Plan {
         (true, None) => None,
         (false, _) => Some(true),
     };
-    let live = state.instances_of(&app).filter(|(_, instance)| instance.is_live() && changes != Some(false));
-    let replaced = live.map(|(name, _)| name.clone()).collect();
+    let live: Vec<_> = state.instances_of(&app).filter(|(_, i)| i.is_live() && changes != Some(false)).collect();
+    let with_volume = live.iter().filter(|(name, i)| holm_planner::gives_way(state, manifest, name, i));
+    let stop_first: Vec<InstanceName> = with_volume.map(|(name, _)| (*name).clone()).collect();
+    let replaced = live.iter().map(|(name, _)| (*name).clone()).collect();
     let routes = |manifest: &Manifest| -> Vec<String> {
         let routes = manifest.routes_in(&app.env).iter();
         let told = |route: &Route| if route.proxy_protocol { ", with a PROXY header" } else { "" };
@@ -87,6 +91,7 @@ fn plan(state: &State, wish: Wish) -> Plan {
         changes,
         manifest: release.map(|release| differences(&release.manifest, manifest)).unwrap_or_default(),
         replaced,
+        stop_first,
         secrets,
         routes_added: without(&after, &before),
         routes_removed: without(&before, &after),
@@ -162,7 +167,10 @@ fn render(plan: &Plan) -> String {
         Strategy::Rolling => "instances replaced, one after the other:",
         Strategy::BlueGreen => "instances replaced, all at once:",
     };
-    block(replaced, plan.replaced.iter().map(ToString::to_string).collect());
+    let beside = plan.replaced.iter().filter(|name| !plan.stop_first.contains(name));
+    block(replaced, beside.map(ToString::to_string).collect());
+    let stop_first = plan.stop_first.iter().map(ToString::to_string).collect();
+    block("instances that end before their successors start, since each has a volume:", stop_first);
     if let Some(room) = &plan.no_room {
         text.push_str(&format!("\nit would be refused: {room}\n"));
     }

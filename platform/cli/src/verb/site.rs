@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::{Context, interrupted, stopped_by_user};
 use crate::args::{Down, Up};
 use crate::exit::Failure;
-use crate::up::{self, RemoteOptions, UpOptions};
+use crate::up::{self, BackupOptions, RemoteOptions, UpOptions};
 
 /// How often a Holm that goes down is looked at.
 const LOOK: Duration = Duration::from_millis(100);
@@ -30,6 +30,8 @@ pub(crate) fn up(up: Up, state: PathBuf) -> Result<(), Failure> {
         registry_auth: up.registry_auth,
         proxies: up.proxy_from,
         insecure_registries: up.insecure_registry,
+        log_json: up.log_json,
+        backups: BackupOptions { store: up.backups, key: up.backup_key, rate: u64::from(up.backup_rate) << 20 },
         socket_group: up.socket_group,
         remote: up.remote.map(|listen| RemoteOptions { listen, certificate: up.remote_cert.zip(up.remote_key) }),
         metrics: up.metrics,

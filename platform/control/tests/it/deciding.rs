@@ -83,7 +83,7 @@ fn each_command_is_refused_where_it_makes_no_sense() {
     let mut stopped = three_releases();
     ask(&mut stopped, &Command::Stop { app: hello() });
     let mut dying = three_releases();
-    ask(&mut dying, &Command::Destroy { app: hello() });
+    ask(&mut dying, &Command::Destroy { app: hello(), volumes: false });
     let mut rolling = three_releases();
     ask(&mut rolling, &deploy_image("hello", "another"));
     let mut preparing_first = State::default();
@@ -117,7 +117,7 @@ fn each_command_is_refused_where_it_makes_no_sense() {
         ("no app", &empty, many(|app| Command::Start { app }), "unknown_app"),
         ("no app", &empty, add(tcp(80)), "unknown_app"),
         ("no app", &empty, remove(80), "unknown_app"),
-        ("no app", &empty, many(|app| Command::Destroy { app }), "unknown_app"),
+        ("no app", &empty, many(|app| Command::Destroy { app, volumes: false }), "unknown_app"),
         ("no image", &empty, no_image, "no_image"),
         ("another app's manifest", &empty, others, "other_apps_manifest"),
         ("no process type", &empty, no_process, "bad_manifest"),
@@ -178,14 +178,14 @@ fn what_is_so_already_changes_nothing() {
     let mut stopped = state.clone();
     ask(&mut stopped, &Command::Stop { app: hello() });
     let mut dying = state.clone();
-    ask(&mut dying, &Command::Destroy { app: hello() });
+    ask(&mut dying, &Command::Destroy { app: hello(), volumes: false });
     for (state, command) in [
         (&state, Command::Start { app: hello() }),
         (&state, Command::Scale { app: hello(), process: process("web"), instances: Some(2) }),
         (&state, Command::Scale { app: hello(), process: process("worker"), instances: None }),
         (&state, Command::RouteAdd { app: hello(), route: tcp(80) }),
         (&stopped, Command::Stop { app: hello() }),
-        (&dying, Command::Destroy { app: hello() }),
+        (&dying, Command::Destroy { app: hello(), volumes: false }),
     ] {
         assert_eq!(decide(state, &rules(), &command), Ok(Vec::new()), "{command:?}");
     }
@@ -243,7 +243,7 @@ fn a_route_belongs_to_one_app_from_the_request_on() {
     let back = decide(&state, &rules(), &Command::Rollback { app: app("hello"), to: None });
     assert!(matches!(back, Err(Refusal::RouteTaken { owner, .. }) if owner == app("other")));
     // Destroyed: free at once.
-    ask(&mut state, &Command::Destroy { app: app("other") });
+    ask(&mut state, &Command::Destroy { app: app("other"), volumes: false });
     assert_eq!(taken(&state, "hello", sni("a.example")), None);
 }
 

@@ -34,6 +34,7 @@ pub(crate) fn manifest(name: &str) -> Manifest {
         health: None,
         stop: StopPolicy::default(),
         restart: Default::default(),
+        mounts: BTreeMap::new(),
     };
     Manifest {
         app: AppName::new(name).unwrap(),
@@ -41,6 +42,7 @@ pub(crate) fn manifest(name: &str) -> Manifest {
         processes: BTreeMap::from([(process("web"), one(1)), (process("worker"), one(0))]),
         strategy: Default::default(),
         release: None,
+        volumes: BTreeMap::new(),
         routes: Vec::new(),
         config: BTreeMap::new(),
         secrets: BTreeMap::new(),

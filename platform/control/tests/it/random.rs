@@ -46,7 +46,7 @@ fn command() -> impl Strategy<Value = Command> {
         8 => Command::Start { app },
         9 => Command::RouteAdd { app, route: tcp(80 + u16::try_from(n % 2).unwrap()) },
         10 => Command::RouteRemove { app, on: tcp(80).on },
-        _ => Command::Destroy { app },
+        _ => Command::Destroy { app, volumes: false },
     })
 }
 

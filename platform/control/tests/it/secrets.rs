@@ -154,7 +154,7 @@ fn sets_are_kept_as_long_as_something_needs_them() {
     assert_eq!(state.secret_sets().len(), 2);
     end(&mut state, true);
     assert_eq!(state.secret_sets().len(), 1);
-    ask(&mut state, &Command::Destroy { app: app("hello") }).unwrap();
+    ask(&mut state, &Command::Destroy { app: app("hello"), volumes: false }).unwrap();
     fold(&mut state, vec![Event::AppForgotten { app: app("hello") }]);
     assert!(state.secret_sets().is_empty());
 }

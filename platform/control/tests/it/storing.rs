@@ -140,7 +140,7 @@ async fn the_log_stays_bounded_and_what_it_led_to_stays() {
     house.ask(deploy("hello")).await.unwrap();
     house.ask(deploy("gone")).await.unwrap();
     house.until("both to have instances", |state| state.instances.len() == 2).await;
-    house.ask(Command::Destroy { app: app("gone") }).await.unwrap();
+    house.ask(Command::Destroy { app: app("gone"), volumes: false }).await.unwrap();
     for i in 0..300_u16 {
         let command = match i % 2 {
             0 => Command::RouteAdd { app: app("hello"), route: tcp(80 + i / 100) },

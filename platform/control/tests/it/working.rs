@@ -7,7 +7,7 @@ use holm_control::{Command, Control, EventQuery, Meta, Refusal, Refused, StoreEr
 use holm_model::event::Event;
 use holm_model::id::{DeploymentNumber, ReleaseNumber, Seq};
 use holm_model::report::{HostReport, Phase};
-use holm_model::state::DeploymentStatus;
+use holm_model::state::{DeploymentStatus, State};
 use jiff::SignedDuration;
 
 use crate::fixture::{House, app, deploy, deploy_image, flaky, hopeless, options, process};
@@ -61,6 +61,35 @@ async fn a_rollback_brings_the_earlier_release_back() {
     house.ask(Command::Rollback { app: app("hello"), to: None }).await.unwrap();
     let state = house.until_status("hello", 3, succeeded).await;
     assert_eq!(state.apps[&app("hello")].current, Some(ReleaseNumber(1)));
+}
+
+#[tokio::test]
+async fn a_clock_that_jumps_replaces_nothing_and_stops_nothing() {
+    let house = House::new().await;
+    let _host = house.host();
+    house.ask(deploy("hello")).await.unwrap();
+    house.ask(deploy("other")).await.unwrap();
+    house.until_status("other", 1, succeeded).await;
+    let state = house.until_status("hello", 1, succeeded).await;
+    let of_hello = |state: &State| -> Vec<_> {
+        state
+            .instances
+            .iter()
+            .filter(|(name, _)| name.app == app("hello"))
+            .map(|(name, i)| (name.clone(), i.phase))
+            .collect()
+    };
+    let before = of_hello(&state);
+    assert_eq!(before.len(), 1);
+    for (number, jump) in [(2, -24 * 30), (3, 24 * 60), (4, -1)] {
+        house.clock.turn(SignedDuration::from_hours(jump));
+        house.ask(Command::Restart { app: app("other") }).await.unwrap();
+        let state = house.until_status("other", number, succeeded).await;
+        assert_eq!(of_hello(&state), before, "after a jump of {jump} h");
+    }
+    let house = house.reopen().await;
+    assert_eq!(of_hello(&house.control.state()), before);
+    assert!(house.control.verify().await.unwrap().differing.is_empty());
 }
 
 #[tokio::test]
@@ -137,7 +166,7 @@ async fn a_destroyed_app_is_forgotten_and_can_be_made_anew() {
     house.ask(deploy("hello")).await.unwrap();
     house.until_status("hello", 1, succeeded).await;
     let old = house.control.state().apps[&app("hello")].version;
-    house.ask(Command::Destroy { app: app("hello") }).await.unwrap();
+    house.ask(Command::Destroy { app: app("hello"), volumes: false }).await.unwrap();
     house.until("the app to be forgotten", |state| state.apps.is_empty() && state.instances.is_empty()).await;
     let again = house.ask(deploy("hello")).await.unwrap();
     assert_eq!(again.deployment, Some(DeploymentNumber(1)));

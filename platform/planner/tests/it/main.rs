@@ -5,4 +5,5 @@
 mod memory;
 mod policies;
 mod rollouts;
+mod volumes;
 mod world;

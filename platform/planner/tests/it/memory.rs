@@ -1,6 +1,6 @@
 //! Memory is admitted and never overcommitted.
 
-use holm_manifest::{Memory, Strategy};
+use holm_manifest::{Manifest, Memory, Strategy, Volume, VolumeName, VolumeSize};
 use holm_model::event::Event;
 use holm_model::footprint::footprint;
 use holm_model::state::DeploymentStatus;
@@ -71,6 +71,30 @@ fn what_could_never_fit_is_known_before() {
     }
     world.host(2 * one());
     assert!(fits(&world.state, &app(), &doc, &manifest(2, 8000), false).is_ok(), "without a change nothing surges");
+}
+
+#[test]
+fn who_has_a_volume_needs_no_room_beside_its_successor() {
+    let mut world = World::new();
+    let kept = |m: &mut Manifest| {
+        m.processes.get_mut(&web()).unwrap().mounts.insert(VolumeName::new("data").unwrap(), "/data".to_owned());
+        let volume = Volume { size: VolumeSize::from_mib(16).unwrap(), backup: None };
+        m.volumes.insert(VolumeName::new("data").unwrap(), volume);
+    };
+    world.deploy_with(|m| (m.processes.get_mut(&web()).unwrap().instances = 1, kept(m)).1);
+    world.settle(0);
+    let doc = world.state.apps[&app()].clone();
+    world.host(one());
+    for strategy in [Strategy::Rolling, Strategy::BlueGreen] {
+        let mut coming = manifest(1, 8000);
+        coming.strategy = strategy;
+        assert!(fits(&world.state, &app(), &doc, &coming, true).is_err(), "without its volume it stays until then");
+        kept(&mut coming);
+        assert_eq!(fits(&world.state, &app(), &doc, &coming, true), Ok(()), "{strategy:?}");
+        world.deploy_with(|m| *m = *coming);
+        world.settle(0);
+        assert_eq!(world.live().len(), 1);
+    }
 }
 
 #[test]

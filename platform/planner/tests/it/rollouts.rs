@@ -124,7 +124,7 @@ fn destroyed_app_is_forgotten_when_its_last_instance_has_ended() {
     let mut world = World::new();
     world.deploy(2);
     world.settle(0);
-    world.record(Event::AppDestroyed { app: app() });
+    world.record(Event::AppDestroyed { app: app(), volumes: false });
     world.decide();
     assert!(world.state.apps.contains_key(&app()) && world.serving() == 0);
     world.settle(0);

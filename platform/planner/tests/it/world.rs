@@ -28,11 +28,13 @@ pub(crate) fn manifest(instances: u32, port: u16) -> Box<Manifest> {
         health: None,
         stop: StopPolicy::default(),
         restart: Default::default(),
+        mounts: BTreeMap::new(),
     };
     Box::new(Manifest {
         app: app().app,
         image: None,
         processes: BTreeMap::from([(web(), process)]),
+        volumes: BTreeMap::new(),
         strategy: Default::default(),
         release: None,
         routes: vec![Route { on: RouteMatch::TcpPort(80), process: web(), port, proxy_protocol: false }],

@@ -253,7 +253,7 @@ mod tests {
             let data = tar(&kernel_files(packing, module_suffix));
             let bundle = bench.import(&[deb(data_name, &pack(packing, &data))]).unwrap();
             assert_eq!(bundle.kernel_version, "9.9-cloud");
-            let order = ["virtio", "virtio_mmio", "virtio_blk", "virtio_net", "virtio_rng", "erofs", "overlay"];
+            let order = ["virtio", "virtio_mmio", "virtio_blk", "virtio_net", "virtio_rng", "erofs", "overlay", "ext4"];
             assert_eq!(bundle.modules, order);
             assert_eq!(std::fs::read(&bundle.kernel).unwrap(), kernel());
             assert_eq!(bench.store.get(&bundle.id).unwrap(), bundle);

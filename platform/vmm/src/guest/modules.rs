@@ -8,10 +8,10 @@ use super::packed::{Packing, UnpackError};
 /// Largest module accepted, unpacked, in bytes.
 const MAX_MODULE: u64 = 32 << 20;
 
-/// What a Holm guest needs: devices on virtio-mmio (block, network, control port, random numbers) and the two file
-/// systems of its root. Each may be built into the kernel instead.
-pub(crate) const NEEDED: [&str; 7] =
-    ["virtio_mmio", "virtio_blk", "virtio_net", "virtio_console", "virtio_rng", "erofs", "overlay"];
+/// What a Holm guest needs: devices on virtio-mmio (block, network, control port, random numbers), the two file systems of
+/// its root and the one of its volumes. Each may be built into the kernel instead.
+pub(crate) const NEEDED: [&str; 8] =
+    ["virtio_mmio", "virtio_blk", "virtio_net", "virtio_console", "virtio_rng", "erofs", "overlay", "ext4"];
 
 /// Why modules could not be put together.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -69,7 +69,8 @@ pub(crate) fn normal(name: &str) -> String {
 
 /// The needed modules and, before each, those it needs. Those built in are left out.
 ///
-/// Soft dependencies are not followed: the only one in the set, `crc32c` for `libcrc32c`, is built into Debian's kernels.
+/// Soft dependencies are not followed: the only one in the set, `crc32c` for `libcrc32c` and `ext4`, is built into Debian's
+/// kernels.
 pub(crate) fn in_load_order(
     needed: &[&str],
     files: &BTreeMap<String, ModuleFile>,

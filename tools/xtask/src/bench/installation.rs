@@ -18,11 +18,17 @@ pub(crate) struct Installation {
     pub(crate) site: Site,
     folder: PathBuf,
     sni: String,
+    options: Vec<String>,
 }
 
 impl Installation {
     /// Builds everything, starts Holm in the background and imports the guest.
     pub(crate) fn start() -> Result<Self> {
+        Self::start_with(&[])
+    }
+
+    /// As [`Self::start`], with more options for `holm up`; each is given a folder of its own as its value.
+    pub(crate) fn start_with(options: &[&str]) -> Result<Self> {
         let programs = programs(Profile::Release)?;
         let folder = target().join("bench");
         if folder.exists() {
@@ -30,7 +36,9 @@ impl Installation {
             fs::remove_dir_all(&folder).with_context(|| format!("cannot clear {}", folder.display()))?;
         }
         let sni = free_port()?.to_string();
-        let this = Self { site: Site::new(programs, &folder.join("state"))?, folder, sni };
+        let value = |option: &str| folder.join(option.trim_start_matches('-')).to_string_lossy().into_owned();
+        let options = options.iter().flat_map(|option| [(*option).to_owned(), value(option)]).collect();
+        let this = Self { site: Site::new(programs, &folder.join("state"))?, folder, sni, options };
         this.up()?;
         let packages = kernel_packages(&cache())?;
         let packages: Vec<String> = packages.iter().map(|path| path.to_string_lossy().into_owned()).collect();
@@ -41,7 +49,14 @@ impl Installation {
 
     /// Starts Holm in the background.
     pub(crate) fn up(&self) -> Result<()> {
-        self.site.ok(&["up", "--detach", "--network", "user", "--sni-port", &self.sni]).map(drop)
+        let up = ["up", "--detach", "--network", "user", "--sni-port", &self.sni];
+        let up: Vec<&str> = up.into_iter().chain(self.options.iter().map(String::as_str)).collect();
+        self.site.ok(&up).map(drop)
+    }
+
+    /// The folder of everything that belongs to it.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
     }
 
     /// The example app as an image.

@@ -11,6 +11,7 @@
 //! | `deploy` | our own share of deploy-to-first-byte |
 //! | `rollout` | a new release of an app under load, and connections that failed |
 //! | `log` | appends to the event log, and the start with a long one |
+//! | `backup` | what a backup reads and sends when little has changed |
 //! | `ingress` | the ingress beside HAProxy |
 //! | `image` | image builds beside umoci and mkfs.erofs |
 //! | `morpheus` | what Morpheus costs; the rest is the platform's |
@@ -19,6 +20,7 @@
 //!
 //! What is measured runs in release builds; this program only starts it and looks on.
 
+mod backup;
 mod crowd;
 mod deploy;
 mod image;
@@ -70,6 +72,8 @@ enum Figure {
     Status,
     /// The memory of the host process with 20 instances
     Memory,
+    /// What a backup of a volume reads and sends when 1 % has changed
+    Backup,
 }
 
 /// Measures, prints the table, and writes the document.
@@ -99,6 +103,9 @@ pub fn platform(options: &Options) -> Result<()> {
     if wanted(Figure::Status) || wanted(Figure::Memory) {
         let what = crowd::What { status: wanted(Figure::Status), memory: wanted(Figure::Memory) };
         measured.extend(crowd::measure(what).context("cannot measure a host with 20 instances")?);
+    }
+    if wanted(Figure::Backup) {
+        measured.extend(backup::measure().context("cannot measure backups")?);
     }
     let report = Report::new("holm.bench-platform/1", &reaches, machine, measured)?;
     println!("\n{}", report.table());

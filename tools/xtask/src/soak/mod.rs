@@ -3,9 +3,11 @@
 //! | module | concept |
 //! | --- | --- |
 //! | `rollouts` | deployments under load: no connection may fail |
+//! | `databases` | Redis and PostgreSQL keep on their volumes what they acknowledged |
 //! | `crash` | kills at random moments: nothing acknowledged is lost, nothing is left, everything converges |
 
 pub mod crash;
+pub mod databases;
 pub mod rollouts;
 
 use clap::Subcommand;
@@ -17,6 +19,8 @@ pub enum Task {
     Rollouts(rollouts::Options),
     /// Kill Holm and its microVMs at random moments; and the crash tests with many seeds
     Crash(crash::Options),
+    /// Restart, roll out, kill, copy, back up and restore databases; nothing they acknowledged may be missing
+    Databases(databases::Options),
 }
 
 /// Runs it.
@@ -27,5 +31,6 @@ pub fn run(task: &Task) -> anyhow::Result<()> {
     match task {
         Task::Rollouts(options) => rollouts::run(options),
         Task::Crash(options) => crash::run(options),
+        Task::Databases(options) => databases::run(options),
     }
 }

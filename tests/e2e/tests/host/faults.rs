@@ -1,0 +1,116 @@
+//! Disks and files that fail under a running host: a clear error, apps go on, and all is well once the fault is gone.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{Seek, SeekFrom, Write};
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use holm_e2e::{Batch, wait_for};
+use xtask::client;
+use xtask::site::free_port;
+
+use super::upgrade::{end_service, try_up};
+use super::{deploy_hello, healthy, qemu_of};
+
+/// A file system that is mounted until this is dropped.
+struct Mounted<'p>(&'p Path);
+
+impl<'p> Mounted<'p> {
+    fn new(words: &[&str], at: &'p Path) -> Result<Self> {
+        mount(words, at)?;
+        Ok(Self(at))
+    }
+}
+
+fn mount(words: &[&str], at: &Path) -> Result<()> {
+    let status = Command::new("mount").args(words).arg(at).status().context("cannot start mount")?;
+    ensure!(status.success(), "mount {} {}: {status}", words.join(" "), at.display());
+    Ok(())
+}
+
+impl Drop for Mounted<'_> {
+    fn drop(&mut self) {
+        // Nothing better is left to do when it fails.
+        let _ = Command::new("umount").arg("--lazy").arg(self.0).status();
+    }
+}
+
+/// Writes zeros to `path` until the disk is full.
+fn fill(path: &Path) -> Result<()> {
+    let mut file = File::create(path)?;
+    for piece in [1 << 20, 1 << 12, 1] {
+        let zeros = vec![0; piece];
+        while file.write_all(&zeros).is_ok() {}
+    }
+    Ok(())
+}
+
+pub(crate) fn failing_disks_are_told_and_apps_go_on(_: &Batch) -> Result<()> {
+    if !rustix::process::geteuid().is_root() {
+        writeln!(std::io::stderr(), "skipped: only root can mount a disk")?;
+        return Ok(());
+    }
+    let sni = free_port()?.to_string();
+    let batch = Batch::new(&["--network", "user", "--accel", "tcg", "--sni-port", &sni, "--memory", "1GiB"])?;
+    let _disk = Mounted::new(&["-t", "tmpfs", "-o", "size=160m,mode=0750", "tmpfs"], batch.site.state())?;
+    let done = on_a_disk_of_its_own(&batch);
+    let log = batch.log();
+    batch.site.clear();
+    done.with_context(|| format!("Holm's log:\n{log}"))
+}
+
+fn on_a_disk_of_its_own(batch: &Batch) -> Result<()> {
+    let state = batch.site.state();
+    batch.begin()?;
+    let port = free_port()?;
+    deploy_hello(batch, "steady", "steady", port)?;
+    let name = healthy(batch, "steady")?.pop().context("no healthy instance")?;
+    let (vm, answer) = (qemu_of(batch, &name)?, client::get(port, "/")?);
+    let goes_on = |when: &str| -> Result<()> {
+        ensure!(qemu_of(batch, &name)? == vm, "another microVM was started {when}");
+        wait_for("an answer", || Ok((client::get(port, "/").ok().as_ref() == Some(&answer)).then_some(())))
+    };
+    let add = ["route", "add", "--app", "steady", "web", "--port", "8080", "--sni", "steady.example"];
+
+    // Full, and empty again.
+    fill(&state.join("filler"))?;
+    let refused = batch.site.run(&add)?;
+    ensure!(refused.status == 1 && refused.stderr.contains("full"), "on a full disk: {refused:?}");
+    let doctor = batch.site.run(&["doctor"])?;
+    ensure!(doctor.status == 1 && doctor.stdout.contains(": 0 MiB free"), "{doctor:?}");
+    goes_on("on a full disk")?;
+    fs::remove_file(state.join("filler"))?;
+    batch.site.ok(&add).context("once there is room again")?;
+    goes_on("after the disk was full")?;
+
+    // Read-only at the next start, and not any more.
+    end_service(batch)?;
+    let path = state.to_string_lossy();
+    let read_only = Mounted::new(&["--bind", &path], state)?;
+    mount(&["-o", "remount,bind,ro"], state)?;
+    let refused = try_up(batch)?;
+    ensure!(refused.status == 1 && refused.stderr.contains("Read-only file system"), "{refused:?}");
+    ensure!(qemu_of(batch, &name)? == vm, "a Holm that could not start ended a microVM");
+    drop(read_only);
+    batch.up().context("once the disk can be written")?;
+    goes_on("after the disk was read-only")?;
+
+    // A page of the database is damaged; the operator puts a copy back.
+    end_service(batch)?;
+    let database = state.join("holm.db");
+    let copy = fs::read(&database)?;
+    let mut file = OpenOptions::new().write(true).open(&database)?;
+    file.seek(SeekFrom::Start(2 * 4096))?;
+    file.write_all(&[0xa5; 4096])?;
+    drop(file);
+    let refused = try_up(batch)?;
+    ensure!(refused.status == 1 && refused.stderr.contains("damaged"), "on a damaged database: {refused:?}");
+    ensure!(qemu_of(batch, &name)? == vm, "a Holm that could not start ended a microVM");
+    fs::write(&database, copy)?;
+    batch.up().context("with the copy")?;
+    goes_on("after the database was damaged")?;
+    let routes = batch.site.ok(&["route", "list", "steady"])?;
+    ensure!(routes.contains("steady.example"), "the acknowledged route is gone:\n{routes}");
+    batch.site.ok(&["down"]).map(drop)
+}

@@ -1,0 +1,209 @@
+//! Volumes on real microVMs: Redis of Debian packages keeps its data over everything that befalls it.
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, ensure};
+use holm_e2e::{Batch, Test, run, wait_for};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use xtask::images;
+use xtask::workspace::cache;
+
+const TESTS: [Test; 5] = [
+    ("data_survive_kills_and_rollouts_and_never_have_two_writers", survives),
+    ("a_volume_grows_while_its_instance_runs", grows),
+    ("a_snapshot_is_what_the_volume_was", snapshot),
+    ("a_backup_sends_what_changed_verifies_and_restores", backup),
+    ("what_cannot_be_is_refused", refused),
+];
+
+fn main() -> ExitCode {
+    let batch = Batch::new(&[]).map(|mut batch| {
+        let store = batch.path().join("backups").display().to_string();
+        let port = xtask::site::free_port().unwrap_or(8443).to_string();
+        for word in ["--network", "user", "--sni-port", &port, "--backups", &store] {
+            batch.up.push(word.to_owned());
+        }
+        batch
+    });
+    run(batch, Batch::begin, &TESTS, ("down_leaves_the_volumes_and_nothing_else", down))
+}
+
+fn manifest(app: &str, note: &str) -> String {
+    format!(
+        "schema = 1\napp = {app:?}\n\n[process.db]\nmemory = \"96MiB\"\nmounts = {{ data = \"/data\" }}\n\n\
+         [process.db.health]\ntcp = {{ port = 6379 }}\ninterval = \"1s\"\n\n[process.db.stop]\ngrace = \"10s\"\ndrain = \"0s\"\n\n\
+         [volume.data]\nsize = \"64MiB\"\n\n[config]\nNOTE = {note:?}\n"
+    )
+}
+
+fn deploy(batch: &Batch, app: &str, note: &str) -> Result<()> {
+    let folder = batch.path().join("redis");
+    // Packed once for all.
+    let image = match folder.exists() {
+        true => format!("oci:{}:1", folder.display()),
+        false => images::redis(&cache(), &folder)?,
+    };
+    let manifest = batch.site.manifest(app, &manifest(app, note))?;
+    batch.site.ok(&["deploy", &image, "-f", &manifest]).map(drop)
+}
+
+/// What Redis answers to a command.
+fn redis(batch: &Batch, app: &str, words: &[&str]) -> Result<String> {
+    let mut line = vec!["exec", app, "--", "/usr/bin/redis-cli"];
+    line.extend_from_slice(words);
+    batch.site.ok(&line).map(|said| said.trim().to_owned())
+}
+
+/// The instances of `app` that have not ended.
+fn open(batch: &Batch, app: &str) -> Result<Vec<Value>> {
+    let shown = batch.site.json(&["ps", app])?;
+    Ok(shown["instances"].as_array().cloned().unwrap_or_default())
+}
+
+fn healthy(batch: &Batch, app: &str) -> Result<Option<String>> {
+    let found = open(batch, app)?.into_iter().find(|i| i["phase"] == "healthy" && i["retired"].is_null());
+    Ok(found.and_then(|i| i["instance"].as_str().map(str::to_owned)))
+}
+
+/// Waits until an instance serves that is not `but`.
+fn served_again(batch: &Batch, app: &str, but: &str) -> Result<()> {
+    wait_for("another instance", || Ok(healthy(batch, app)?.filter(|name| name != but))).map(drop)
+}
+
+fn kill(pid: u32) -> Result<()> {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).context("not a process id")?;
+    kill_process(pid, Signal::KILL).context("cannot kill")
+}
+
+/// The processes of the installation whose command line has `word`.
+fn processes(batch: &Batch, word: &str) -> Result<Vec<u32>> {
+    let found = batch.site.processes()?;
+    Ok(found.into_iter().filter(|(_, line)| line.contains(word)).map(|(pid, _)| pid).collect())
+}
+
+fn survives(batch: &Batch) -> Result<()> {
+    deploy(batch, "keeper", "one")?;
+    ensure!(redis(batch, "keeper", &["set", "word", "first"])? == "OK", "cannot write");
+
+    let name = healthy(batch, "keeper")?.context("nothing serves")?;
+    for pid in processes(batch, "/keeper.db.")? {
+        kill(pid)?;
+    }
+    served_again(batch, "keeper", &name)?;
+    ensure!(redis(batch, "keeper", &["get", "word"])? == "first", "lost with its microVM");
+
+    let name = healthy(batch, "keeper")?.context("nothing serves")?;
+    deploy(batch, "keeper", "two")?;
+    ensure!(open(batch, "keeper")?.len() == 1, "the old instance is still there beside the new one");
+    ensure!(healthy(batch, "keeper")?.is_some_and(|new| new != name), "the rollout replaced nothing");
+    ensure!(redis(batch, "keeper", &["get", "word"])? == "first", "lost with a rollout");
+
+    for pid in processes(batch, "/holm up ")? {
+        kill(pid)?;
+    }
+    wait_for("Holm's end", || Ok((batch.site.run(&["status"])?.status == 3).then_some(())))?;
+    batch.up()?;
+    // Adopted again, its guest answers.
+    let word = wait_for("Redis", || Ok(redis(batch, "keeper", &["get", "word"]).ok()))?;
+    ensure!(word == "first", "lost with Holm's death: {word}");
+    Ok(())
+}
+
+fn grows(batch: &Batch) -> Result<()> {
+    let blocks = || -> Result<u64> {
+        let shown = batch.site.ok(&["exec", "keeper", "--", "/bin/busybox", "df", "-k", "/data"])?;
+        let last = shown.lines().last().unwrap_or_default();
+        last.split_whitespace().nth(1).and_then(|size| size.parse().ok()).with_context(|| format!("no size in {shown}"))
+    };
+    let (before, instance) = (blocks()?, healthy(batch, "keeper")?);
+    batch.site.ok(&["volumes", "grow", "keeper:data", "--size", "256MiB"])?;
+    wait_for("a larger file system", || Ok((blocks()? > before * 3).then_some(())))?;
+    ensure!(healthy(batch, "keeper")? == instance, "it was restarted");
+    ensure!(redis(batch, "keeper", &["get", "word"])? == "first", "lost by growing");
+    let shown = batch.site.json(&["volumes", "inspect", "keeper:data"])?.to_string();
+    ensure!(shown.contains("268435456"), "{shown}");
+    Ok(())
+}
+
+/// The files of volumes on the host.
+fn files(batch: &Batch) -> Result<Vec<String>> {
+    let files = std::fs::read_dir(batch.site.state().join("volumes"))?;
+    let names = files.flatten().map(|file| file.file_name().to_string_lossy().into_owned());
+    Ok(names.filter(|name| name != "snapshots").collect())
+}
+
+/// Destroys an app with its volumes, and waits until nothing of them is left.
+fn destroy(batch: &Batch, app: &str) -> Result<()> {
+    batch.site.ok(&["destroy", app, "--yes", "--volumes"])?;
+    wait_for("the end of the volume", || {
+        let listed = batch.site.ok(&["volumes", "list"])?;
+        Ok((!listed.contains(&format!("{app}:data")) && files(batch)?.len() == 1).then_some(()))
+    })
+}
+
+fn moment(document: &Value) -> Result<String> {
+    let found = document["body"]["moment"].as_str();
+    found.map(str::to_owned).with_context(|| format!("no moment in {document}"))
+}
+
+fn snapshot(batch: &Batch) -> Result<()> {
+    let taken = batch.site.json(&["snapshots", "create", "keeper:data"])?;
+    ensure!(taken["body"]["frozen"] == true, "{taken}");
+    redis(batch, "keeper", &["set", "word", "second"])?;
+    let name = format!("keeper:data@{}", moment(&taken)?);
+    batch.site.ok(&["snapshots", "restore", &name, "--to", "copy:data"])?;
+    deploy(batch, "copy", "one")?;
+    ensure!(redis(batch, "copy", &["get", "word"])? == "first", "not what it was");
+    ensure!(redis(batch, "keeper", &["get", "word"])? == "second", "the volume itself was changed");
+    batch.site.ok(&["snapshots", "delete", &name])?;
+    // With its volumes: nothing of it is left.
+    destroy(batch, "copy")
+}
+
+fn backup(batch: &Batch) -> Result<()> {
+    let whole = batch.site.json(&["backups", "create", "keeper:data"])?;
+    ensure!(whole["body"]["only_changes"] == false, "{whole}");
+    redis(batch, "keeper", &["set", "word", "third"])?;
+    let part = batch.site.json(&["backups", "create", "keeper:data"])?;
+    let bytes = |document: &Value, what: &str| document["body"][what].as_u64().unwrap_or(u64::MAX);
+    ensure!(part["body"]["only_changes"] == true && bytes(&part, "read") < 8 << 20, "{part}");
+    redis(batch, "keeper", &["set", "word", "fourth"])?;
+    batch.site.ok(&["backups", "verify", "keeper:data"])?;
+    let first = format!("keeper:data@{}", moment(&whole)?);
+    batch.site.ok(&["backups", "verify", &first])?;
+    batch.site.ok(&["backups", "restore", "keeper:data", "--to", "back:data"])?;
+    deploy(batch, "back", "one")?;
+    ensure!(redis(batch, "back", &["get", "word"])? == "third", "not what it was");
+    destroy(batch, "back")?;
+    batch.site.ok(&["backups", "prune", "keeper:data", "--keep", "1"])?;
+    let left = batch.site.ok(&["backups", "list"])?;
+    ensure!(!left.contains(&first) && left.contains("keeper:data@"), "{left}");
+    batch.site.ok(&["backups", "verify", "keeper:data"]).map(drop)
+}
+
+fn refused(batch: &Batch) -> Result<()> {
+    for (line, expected) in [
+        (&["volumes", "delete", "keeper:data", "--yes"][..], "has it"),
+        (&["volumes", "grow", "keeper:data", "--size", "64MiB"], "only grows"),
+        (&["volumes", "create", "keeper:data", "--size", "64MiB"], "already"),
+        (&["volumes", "inspect", "keeper:other"], "there is no volume"),
+        (&["scale", "--app", "keeper", "db=2"], "one writer"),
+        (&["snapshots", "restore", "keeper:data@20260131T120000.000Z", "--to", "a:b"], "no snapshot"),
+        (&["backups", "restore", "keeper:data@20260131T120000.000Z", "--to", "a:b"], "no backup"),
+        (&["backups", "restore", "keeper:data", "--to", "keeper:data"], "already"),
+    ] {
+        let ran = batch.site.run(line)?;
+        ensure!(ran.status != 0 && ran.stderr.contains(expected), "{line:?}: {ran:?}");
+    }
+    Ok(())
+}
+
+fn down(batch: &Batch) -> Result<()> {
+    batch.site.ok(&["down"])?;
+    let left = batch.site.processes()?;
+    ensure!(left.is_empty(), "{left:?}");
+    let names = files(batch)?;
+    ensure!(names.len() == 1 && names[0].ends_with(".img") && !names[0].starts_with('.'), "{names:?}");
+    Ok(())
+}
