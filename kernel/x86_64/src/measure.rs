@@ -19,7 +19,8 @@ pub(crate) fn entered(cpu: &PerCpu, entry: u64) {
 /// The kernel is left on `cpu`.
 #[inline]
 pub(crate) fn left(cpu: &PerCpu) {
-    if cfg!(feature = "measure") {
+    // Boot ends in the same way, and began with no entry.
+    if cfg!(feature = "measure") && cpu.entered.get() != 0 {
         let length = crate::cpu::tsc().wrapping_sub(cpu.entered.get());
         if length > cpu.longest.load(Ordering::Relaxed) {
             cpu.longest.store(length, Ordering::Relaxed);
