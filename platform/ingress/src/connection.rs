@@ -266,14 +266,21 @@ async fn connect(
     arrived: &Arrived,
     name: Option<&ServerName>,
 ) -> Result<(TcpStream, Entered, tokio_util::sync::CancellationToken), Refusal> {
-    let mut tried = Vec::new();
+    let mut tried: Vec<String> = Vec::new();
     while tried.len() < MAX_ATTEMPTS {
-        let Some(index) = route.choose(&tried) else {
+        // By the table of now: while a hello was read or a connect failed, backends may have begun to drain.
+        let Some(now) = shared.table.load().routes.get(&route.id).cloned() else {
             break;
         };
-        let backend = &route.backends[index];
-        // Counted before the connect, so that a drain sees the connection from its first packet on.
+        let Some(backend) = now.choose(&tried) else {
+            break;
+        };
+        // Counted before the connect, so that a drain sees the connection from its first packet on. One that began since
+        // the choice may have seen no connection: then there is another table, and another choice.
         let (entered, cut) = backend.connections.enter();
+        if !shared.table.load().routes.get(&route.id).is_some_and(|again| Arc::ptr_eq(again, &now)) {
+            continue;
+        }
         let attempt = async {
             let mut stream = open(shared, backend.addr).await?;
             if backend.proxy_protocol {
@@ -287,7 +294,7 @@ async fn connect(
             Ok(Err(_)) | Err(_) => {
                 route.counters.connect_failures.fetch_add(1, Relaxed);
                 backend.suspect(shared.config.suspect_for);
-                tried.push(index);
+                tried.push(backend.id.clone());
             }
         }
     }

@@ -41,6 +41,7 @@ pub(crate) enum Target {
 /// A route and its counters.
 #[derive(Debug)]
 pub(crate) struct LiveRoute {
+    pub(crate) id: String,
     pub(crate) limits: RouteLimits,
     pub(crate) backends: Vec<LiveBackend>,
     pub(crate) app: Option<Arc<LiveApp>>,
@@ -54,7 +55,7 @@ pub(crate) struct LiveBackend {
     pub(crate) addr: SocketAddr,
     pub(crate) proxy_protocol: bool,
     pub(crate) connections: Arc<BackendConnections>,
-    id: String,
+    pub(crate) id: String,
     state: BackendState,
     suspicion: Arc<Suspicion>,
 }
@@ -109,19 +110,19 @@ impl Drop for Entered {
 }
 
 impl LiveRoute {
-    /// The next backend for a connection that has tried those of `tried` (by index) in vain.
-    pub(crate) fn choose(&self, tried: &[usize]) -> Option<usize> {
+    /// The next backend for a connection that has tried those of `tried` (by id) in vain.
+    pub(crate) fn choose(&self, tried: &[String]) -> Option<&LiveBackend> {
         let turn = self.turn.fetch_add(1, Relaxed);
         if let ([only], []) = (&*self.backends, tried) {
-            return (only.state == BackendState::Healthy).then_some(0);
+            return (only.state == BackendState::Healthy).then_some(only);
         }
-        let candidate = |(index, backend): (usize, &LiveBackend)| Candidate {
+        let candidate = |backend: &LiveBackend| Candidate {
             state: backend.state,
             suspect: backend.suspicion.holds(),
-            tried: tried.contains(&index),
+            tried: tried.contains(&backend.id),
         };
-        let candidates: Vec<Candidate> = self.backends.iter().enumerate().map(candidate).collect();
-        balance::choose(&candidates, turn)
+        let candidates: Vec<Candidate> = self.backends.iter().map(candidate).collect();
+        self.backends.get(balance::choose(&candidates, turn)?)
     }
 }
 
@@ -198,6 +199,7 @@ pub(crate) fn compile(
         let before = old.routes.get(id);
         let live = |backend: &Backend| live_backend(backend, before, backends);
         let compiled = LiveRoute {
+            id: id.clone(),
             limits: route.limits,
             backends: route.backends.iter().map(live).collect(),
             app: route.app.as_ref().map(|id| Arc::clone(&apps[id])),

@@ -9,7 +9,9 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use holm_ingress::{AppLimits, Config, IngressHandle, Listener, Rate, Refusal, Route, RoutingTable, ServerName};
+use holm_ingress::{
+    AppLimits, Backend, BackendState, Config, IngressHandle, Listener, Rate, Refusal, Route, RoutingTable, ServerName,
+};
 use support::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
@@ -131,6 +133,32 @@ async fn slow_endless_and_random_hellos_leave_others_served() {
     until(&apps.ingress, |stats| stats.refused.contains_key(&Refusal::HelloTooLarge)).await;
     drop(held);
     until(&apps.ingress, |stats| stats.active == 0).await;
+}
+
+/// The backend that was there when the hello began is drained, and seen to have no connection, before it is whole.
+#[tokio::test]
+async fn slow_hello_goes_to_who_serves_when_it_is_whole() {
+    let ingress = start(Config::default());
+    let (old, new) = (echo_server("a").await, echo_server("b").await);
+    let names = BTreeMap::from([(ServerName::parse(b"app.example").unwrap(), "app".to_owned())]);
+    let table = |backends: [Backend; 2]| RoutingTable {
+        listeners: [(ANY_PORT, Listener::Sni { names: names.clone() })].into(),
+        routes: [("app".into(), route(backends))].into(),
+        ..RoutingTable::default()
+    };
+    let not_yet = Backend { state: BackendState::Unhealthy, ..backend("new", new) };
+    let addr = apply(&ingress, table([backend("old", old), not_yet])).await;
+    let hello = hello("app.example");
+    let mut client = connect(addr).await;
+    client.write_all(&hello[..40]).await.unwrap();
+    until(&ingress, |stats| stats.active == 1).await;
+    let drained = Backend { state: BackendState::Draining, ..backend("old", old) };
+    apply(&ingress, table([drained, backend("new", new)])).await;
+    deadline(ingress.connections("old").wait_for(|open| *open == 0)).await.unwrap();
+    client.write_all(&hello[40..]).await.unwrap();
+    let mut name = [0; 1];
+    deadline(client.read_exact(&mut name)).await.unwrap();
+    assert_eq!(name, *b"b");
 }
 
 #[tokio::test]
