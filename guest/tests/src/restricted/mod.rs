@@ -72,6 +72,14 @@ pub(crate) fn joined<T>(thread: JoinHandle<Result<T, Error>>) -> Result<T, Failu
     thread.join(soon())?.ok_or(Failure("the thread ended without a result".into()))?.map_err(Failure::from)
 }
 
+/// Kicks a thread that may not be bound yet.
+fn kick_when_bound<T>(thread: &JoinHandle<T>) -> Outcome {
+    eventually("the thread to be bound", || match thread.thread().kick() {
+        Err(Error::BadState) => Ok(false),
+        kicked => kicked.map(|()| true),
+    })
+}
+
 fn processes(_: &World) -> Outcome {
     let container = Arc::new(Container::default());
     let first = Process::new(code::everything())?;
@@ -274,11 +282,8 @@ fn guest_memory(_: &World) -> Outcome {
 
 fn kick_spinning(_: &World) -> Outcome {
     let spinning = running(code::spins(), |visit| visit.reason == RestrictedReason::Kick)?;
-    time::sleep(Duration::from_millis(10))?;
-    // The thread may not be bound yet.
-    while spinning.thread().kick() == Err(Error::BadState) {
-        time::sleep(Duration::from_millis(1))?;
-    }
+    eventually("the guest to spin", || Ok(spinning.thread().info()?.cpu_time > 2_000_000))?;
+    kick_when_bound(&spinning)?;
     let (visits, visit) = joined(spinning)?;
     check_eq!(visits, 1);
     check!((CODE..CODE + 16).contains(&visit.state.rip), "it came back at {:#x}", visit.state.rip);
@@ -380,9 +385,7 @@ fn two_threads(_: &World) -> Outcome {
             check!(time::now() < until.nanos(), "nobody adds");
             time::sleep(Duration::from_millis(1))?;
         }
-        while thread.thread().kick() == Err(Error::BadState) {
-            time::sleep(Duration::from_millis(1))?;
-        }
+        kick_when_bound(thread)?;
         thread.thread().wait(until)?;
     }
     for thread in threads {
