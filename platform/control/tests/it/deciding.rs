@@ -24,7 +24,8 @@ fn ask(state: &mut State, command: &Command) {
     fold(state, events);
 }
 
-fn finish(state: &mut State, app: &AppKey, works: bool) {
+/// The active deployment ends, well or not.
+pub(crate) fn finish(state: &mut State, app: &AppKey, works: bool) {
     let (deployment, _) = state.active_deployment(app).unwrap();
     let app = app.clone();
     fold(

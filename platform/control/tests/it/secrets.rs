@@ -7,6 +7,7 @@ use holm_model::id::ReleaseNumber;
 use holm_model::secrets::SecretsVersion;
 use holm_model::state::State;
 
+use crate::deciding::finish;
 use crate::fixture::{app, deploy, image};
 
 fn fold(state: &mut State, events: Vec<Event>) {
@@ -49,19 +50,7 @@ fn end(state: &mut State, works: bool) {
         let (digest, reference) = (found.digest, found.reference);
         fold(state, vec![Event::ReleaseReady { app: app.clone(), deployment, release, digest, reference }]);
     }
-    fold(
-        state,
-        vec![match works {
-            true => Event::DeploymentSucceeded { app, deployment },
-            false => Event::DeploymentFailed {
-                app,
-                deployment,
-                why: "it broke".to_owned(),
-                last_log: Vec::new(),
-                back_to: None,
-            },
-        }],
-    );
+    finish(state, &app, works);
 }
 
 fn number(version: &Option<SecretsVersion>) -> u64 {
