@@ -16,10 +16,6 @@ use crate::thread::{Thread, ThreadId};
 use crate::trace::Counts;
 use crate::unit::Unit;
 
-/// The numbers of the short calls on channels follow each other.
-const FIRST_SHORT: u64 = number::chan_send_short;
-const LAST_SHORT: u64 = number::chan_reply_recv_short;
-
 /// What a processor does after a system call that went a short way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Direct {
@@ -72,11 +68,22 @@ impl<M: Machine> Kernel<M> {
     /// nothing was done.
     ///
     /// `number` is what stands in the thread's `rax`.
-    #[inline(always)]
     pub fn direct(&mut self, cpu: CpuId, number: u64) -> Option<Direct> {
-        if !matches!(number, FIRST_SHORT..=LAST_SHORT | number::cap_revoke | number::thread_yield) {
-            return None;
+        match number {
+            number::chan_call_short => self.direct_of::<{ number::chan_call_short }>(cpu),
+            number::chan_call_cap => self.direct_of::<{ number::chan_call_cap }>(cpu),
+            number::chan_reply_recv_short => self.direct_of::<{ number::chan_reply_recv_short }>(cpu),
+            number::chan_send_short => self.direct_of::<{ number::chan_send_short }>(cpu),
+            number::chan_recv_short => self.direct_of::<{ number::chan_recv_short }>(cpu),
+            number::thread_yield => self.direct_of::<{ number::thread_yield }>(cpu),
+            number::cap_revoke => self.direct_of::<{ number::cap_revoke }>(cpu),
+            _ => None,
         }
+    }
+
+    /// As [`Kernel::direct`], of the one call with this number: each is compiled for itself.
+    #[inline(always)]
+    pub fn direct_of<const NUMBER: u64>(&mut self, cpu: CpuId) -> Option<Direct> {
         #[cfg(test)]
         if self.channel_work.slow_only {
             return None;
@@ -112,8 +119,9 @@ impl<M: Machine> Kernel<M> {
             waiting_fixed: self.sched.waiting_fixed,
             current,
         };
-        let way = match number {
-            number::chan_call_short => ways.call(),
+        let way = match NUMBER {
+            number::chan_call_short => ways.call::<false>(),
+            number::chan_call_cap => ways.call::<true>(),
             number::chan_reply_recv_short => ways.reply_recv(),
             number::chan_send_short => ways.send(),
             number::chan_recv_short => ways.recv(),
@@ -162,7 +170,9 @@ mod tests {
     use std::string::String;
     use std::vec::Vec;
 
-    use holm_abi::{ChanMode, ChanSpec, Handle, Rights, Short, ShortFlags, TransferFlags, number};
+    use holm_abi::{
+        CapTransfer, ChanMode, ChanSpec, Handle, Rights, Short, ShortFlags, TransferFlags, TransferMode, number,
+    };
     use proptest::prelude::*;
 
     use super::*;
@@ -174,10 +184,12 @@ mod tests {
     use crate::sim::SimMachine;
     use crate::testing::ipc;
     use crate::thread::ThreadState;
+    use crate::unit::UnitId;
 
     /// Clients 0 to 2 and servers 3 to 4, in two units, and channels with their handles there: to send, to receive.
     struct World {
         kernel: Kernel<SimMachine>,
+        units: Vec<UnitId>,
         callers: Vec<Caller>,
         handles: Vec<[Handle; 2]>,
         channels: Vec<ChannelId>,
@@ -186,8 +198,17 @@ mod tests {
 
     impl World {
         fn new(cpus: u32, params: &[Params]) -> Self {
-            let (mut kernel, units, callers) = ipc::kernel_on(cpus, 2, 3);
-            let callers: Vec<Caller> = callers.into_iter().flatten().collect();
+            Self::of(cpus, params, [None, None], u64::MAX)
+        }
+
+        /// `parents` are those of the clients' and the servers' unit, by number; 2 is a unit without threads. `spare` is how
+        /// many capabilities more each unit may have.
+        fn of(cpus: u32, params: &[Params], parents: [Option<usize>; 2], spare: u64) -> Self {
+            let (mut kernel, units, callers) = ipc::kernel_on(cpus, 3, 3);
+            let callers: Vec<Caller> = callers.into_iter().take(2).flatten().collect();
+            for (unit, parent) in units.iter().zip(parents) {
+                kernel.units.get_mut(*unit).unwrap().parent = parent.map(|parent| units[parent]);
+            }
             let (mut handles, mut channels) = (Vec::new(), Vec::new());
             for priorities in [false, true] {
                 let owner = callers[3];
@@ -203,6 +224,10 @@ mod tests {
                 let client = kernel.cap_install(units[0], cap.object, cap.rights, TransferFlags::ALL).unwrap();
                 handles.push([client, a]);
             }
+            for unit in &units {
+                let quota = &mut kernel.units.get_mut(*unit).unwrap().quotas.handles;
+                quota.limit = quota.limit.min(quota.used.saturating_add(spare));
+            }
             for (caller, params) in callers.iter().zip(params) {
                 let thread = kernel.threads.get_mut(caller.thread).unwrap();
                 thread.sched.params = *params;
@@ -213,7 +238,27 @@ mod tests {
             for cpu in (0..cpus).map(CpuId) {
                 kernel.kicked(cpu);
             }
-            Self { kernel, callers, handles, channels, taken: 0 }
+            Self { kernel, units, callers, handles, channels, taken: 0 }
+        }
+
+        /// A capability of the console of `unit`, as a call carries it.
+        fn transfer(&self, unit: UnitId, word: u64) -> u64 {
+            let unit = self.kernel.units.get(unit).unwrap();
+            let own: Vec<Handle> = unit
+                .caps
+                .handles()
+                .filter(|(_, slot)| matches!(slot.object, Object::Console | Object::Thread(_)))
+                .map(|(handle, _)| handle)
+                .collect();
+            let mode = match word % 8 {
+                6 => TransferMode::Borrow,
+                7 => TransferMode::Clone,
+                _ => TransferMode::Move,
+            };
+            let rights = if word.is_multiple_of(5) { Rights::WRITE } else { Rights::READ };
+            let rights = if word.is_multiple_of(3) { rights | Rights::TRANSFER } else { rights };
+            let cap = own.get(word as usize % own.len().max(1)).copied().unwrap_or(Handle::NONE);
+            CapTransfer { cap, mode, rights }.register()
         }
 
         /// What happens on `cpu` next; says what it does then.
@@ -226,11 +271,21 @@ mod tests {
             let channel = if serves { receive } else { send };
             let bytes = if word.is_multiple_of(7) { (word % 40) as u8 } else { 32 };
             let flags = if op == 7 { ShortFlags::NONBLOCK } else { ShortFlags::NONE };
+            let flags = if serves && word % 4 != 0 { flags | ShortFlags::CAP } else { flags };
+            if op == 11 || op == 12 {
+                let object = if word.is_multiple_of(9) { Object::Thread(current) } else { Object::Console };
+                let rights = if word.is_multiple_of(7) { Rights::READ } else { Rights::READ | Rights::TRANSFER };
+                let policy = if word.is_multiple_of(11) { TransferFlags::NONE } else { TransferFlags::ALL };
+                let _ = kernel.cap_install(unit, object, rights, policy);
+            }
+            let transfer = self.transfer(unit, word);
+            let kernel = &mut self.kernel;
             let short = Short { channel, bytes, priority: (word % 3) as u8, flags }.register();
             let registers = &mut kernel.running(current).unwrap().registers;
             let token = registers.rdi;
             let (call, second) = match (op, serves) {
-                (0..=2, true) => (number::chan_reply_recv_short, token),
+                (0..=2 | 9 | 10, true) => (number::chan_reply_recv_short, token),
+                (9 | 10, false) => (number::chan_call_cap, transfer),
                 (0..=2, false) => (number::chan_call_short, u64::MAX),
                 (3, true) => (number::chan_recv_short, u64::MAX),
                 (3, false) | (7, false) => (number::chan_send_short, u64::MAX),
@@ -246,8 +301,8 @@ mod tests {
             if op == 8 {
                 // Of a capability of its own, which was used or not.
                 let object = Object::Channel(self.channels[which % 2], End::A);
-                let handle = kernel.cap_install(unit, object, Rights::SEND, TransferFlags::ALL).unwrap();
-                if word.is_multiple_of(2) {
+                let handle = kernel.cap_install(unit, object, Rights::SEND, TransferFlags::ALL).unwrap_or_default();
+                if !handle.is_none() && word.is_multiple_of(2) {
                     kernel.resolve(unit, handle, Types::ANY, Rights::NONE).unwrap();
                 }
                 kernel.running(current).unwrap().registers.rdi = handle.raw() as u64;
@@ -316,7 +371,13 @@ mod tests {
                 );
             }
             for (_, unit) in self.kernel.units.iter() {
-                text += &format!("{:?}\n", unit.sched);
+                text += &format!("{:?} {:?} {}\n", unit.sched, unit.quotas, unit.holds);
+                for (handle, slot) in unit.caps.handles() {
+                    text += &format!("{handle:?} {slot:?}\n");
+                }
+            }
+            for (id, grant) in self.kernel.caps.grants.iter() {
+                text += &format!("{id:?} {grant:?}\n");
             }
             for (_, channel) in self.kernel.channels.iter() {
                 text += &format!("{channel:?}\n");
@@ -344,9 +405,15 @@ mod tests {
                 1 => Just(std::vec![Params::fixed(3); 6]),
                 3 => prop::collection::vec(params(), 6),
             ],
-            steps in prop::collection::vec((0u8..9, 0usize..3, 1u64..500, 0u64..900_000), 1..120),
+            parents in prop_oneof![
+                Just([None, None]), Just([None, Some(0)]), Just([Some(1), None]), Just([Some(2), Some(2)]),
+                Just([Some(2), None]),
+            ],
+            spare in prop_oneof![Just(u64::MAX), 2u64..6],
+            steps in prop::collection::vec((0u8..13, 0usize..3, 1u64..500, 0u64..900_000), 1..120),
         ) {
-            let (mut short, mut long) = (World::new(cpus, &params), World::new(cpus, &params));
+            let mut short = World::of(cpus, &params, parents, spare);
+            let mut long = World::of(cpus, &params, parents, spare);
             long.kernel.channel_work.slow_only = true;
             for (op, which, word, pause) in steps {
                 for cpu in (0..cpus).map(CpuId) {
@@ -397,5 +464,47 @@ mod tests {
         short(&mut world, 0, "a reply");
         short(&mut world, 8, "a revocation");
         assert_eq!(world.kernel.sched.cpus[0].current, Some(world.callers[0].thread));
+    }
+
+    #[test]
+    fn a_capability_moves_by_the_short_way_between_parent_child_and_siblings() {
+        for parents in [[None, Some(0)], [Some(1), None], [Some(2), Some(2)]] {
+            let mut world = World::of(1, &[Params::default(); 6], parents, u64::MAX);
+            let cpu = CpuId(0);
+            let current = |world: &World| world.kernel.sched.cpus[0].current.unwrap();
+            for _ in 0..6 {
+                if current(&world) != world.callers[3].thread {
+                    world.step(cpu, 5, 0, 8);
+                }
+            }
+            // The server waits with room for a capability.
+            world.step(cpu, 0, 0, 2);
+            for _ in 0..6 {
+                if current(&world) != world.callers[0].thread {
+                    world.step(cpu, 5, 0, 8);
+                }
+            }
+            for round in 0..3 {
+                world.step(cpu, 11, 0, 8);
+                let before = world.taken;
+                let held = |world: &World, unit: usize| {
+                    let unit = world.kernel.units.get(world.units[unit]).unwrap();
+                    let console = |slot: &&crate::cap::table::Slot| slot.object == Object::Console;
+                    (unit.caps.handles().filter(|(_, slot)| console(slot)).count(), unit.holds)
+                };
+                let (clients, servers) = (held(&world, 0), held(&world, 1));
+                world.step(cpu, 9, 0, 8);
+                assert_eq!((round, world.taken), (round, before + 1), "{parents:?}");
+                assert_eq!(held(&world, 0), (clients.0 - 1, clients.1 - 1));
+                assert_eq!(held(&world, 1), (servers.0 + 1, servers.1 + 1));
+                let server = world.kernel.threads.get(world.callers[3].thread).unwrap();
+                let told = Short::from_result(server.registers.rax).unwrap();
+                assert!(told.flags.contains(ShortFlags::CAP | ShortFlags::CALL));
+                let cap = world.kernel.resolve(world.units[1], told.channel, Types::ANY, Rights::READ).unwrap();
+                assert_eq!(cap.object, Object::Console);
+                world.step(cpu, 0, 0, 2);
+                assert_eq!(world.taken, before + 2, "the reply");
+            }
+        }
     }
 }

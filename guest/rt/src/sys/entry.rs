@@ -38,7 +38,7 @@ impl Answer {
 /// A short message received.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ShortAnswer {
-    /// Length, priority and flags.
+    /// Length, priority and flags, and the handle of the capability that came.
     pub short: Short,
     /// The payload, first byte lowest; zero beyond its length.
     pub words: [u64; 4],

@@ -1,7 +1,7 @@
 //! The short ways of messages in registers: a call to a thread that waits for it and the reply to that thread's caller, each
 //! with the switch to the other; a message into an inbox and out of it.
 
-use holm_abi::{Rights, Short, ShortFlags};
+use holm_abi::{ChanFlags, Handle, Rights, Short, ShortFlags};
 
 use super::check::Header;
 use super::deliver::short_result;
@@ -9,6 +9,7 @@ use super::fast::{arriving, cut_all, put};
 use super::request::{Into, ReceiveRequest};
 use super::{ChannelId, ChannelWait, End, Stage, Waiting};
 use crate::cap::GrantId;
+use crate::cap::short::Moving;
 use crate::cap::table::Content;
 use crate::direct::{Way, Ways};
 use crate::machine::{Machine, Nanos};
@@ -36,6 +37,9 @@ fn through(unit: &mut Unit, word: u64, right: Rights, epoch: u64) -> Option<Thro
     Some(Through { id, end, badge: slot.badge, grant })
 }
 
+/// In the first argument of a receive: there is room for a capability.
+const CAP_ROOM: u64 = ShortFlags::CAP.bits() << 48;
+
 /// All that a short message can carry.
 const FULL: u8 = holm_abi::limits::SHORT_BYTES as u8;
 
@@ -51,13 +55,15 @@ fn shape(word: u64, usual: u8, wait: bool) -> Option<(u8, u8)> {
 }
 
 impl<M: Machine> Ways<'_, M> {
-    /// A call without a deadline to a thread that waits in a short receive, which goes on with it at once.
+    /// A call without a deadline to a thread that waits in a short receive, which goes on with it at once. With `CAP` a
+    /// capability is moved to it.
     #[inline(always)]
-    pub(crate) fn call(self) -> Option<Way> {
+    pub(crate) fn call<const CAP: bool>(self) -> Option<Way> {
         let Self { machine, threads, units, channels, work, counts, config, epoch, cpu, entry, alone, .. } = self;
-        let (current, waiting_fixed) = (self.current, self.waiting_fixed);
+        let (current, waiting_fixed, grants) = (self.current, self.waiting_fixed, self.grants);
         let from = threads.get(current)?;
-        if from.registers.rsi != Nanos::NEVER.0 {
+        let second = from.registers.rsi;
+        if !CAP && second != Nanos::NEVER.0 {
             return None;
         }
         let word = from.registers.rdi;
@@ -65,7 +71,8 @@ impl<M: Machine> Ways<'_, M> {
         let unit = units.get_mut(from.unit)?;
         let Through { id, end, badge, .. } = through(unit, word, Rights::SEND, epoch)?;
         let channel = channels.get_mut(id)?;
-        let inherits = !channel.flags.contains(holm_abi::ChanFlags::NO_INHERITANCE);
+        let inherits = !channel.flags.contains(ChanFlags::NO_INHERITANCE);
+        let rt_safe = CAP && channel.flags.contains(ChanFlags::RT_SAFE);
         let peer = channel.side_mut(end.peer());
         let inbox = peer.inbox.as_mut()?;
         if inbox.messages != 0 || u32::from(bytes) > inbox.made().message {
@@ -86,6 +93,19 @@ impl<M: Machine> Ways<'_, M> {
         {
             return None;
         }
+        let (unit, cap) = if CAP {
+            if request.cap_room == 0 || rt_safe {
+                return None;
+            }
+            let (giver, taker) = (from.unit, to.unit);
+            let moving = Moving::decide(units, grants, second, (giver, taker), id)?;
+            let (unit, other) = units.pair_mut(giver, taker)?;
+            // Nothing fails from here on.
+            let cap = moving.go(grants, unit, other, taker)?;
+            (unit, cap)
+        } else {
+            (unit, Handle::NONE)
+        };
         // Nothing fails from here on.
         inbox.sent += 1;
         inbox.received += 1;
@@ -98,7 +118,7 @@ impl<M: Machine> Ways<'_, M> {
         from.calls.receive = ReceiveRequest::SHORT;
         from.calls.stage = Stage::Served(server);
         let token = from.calls.token(current);
-        let rax = short_result(bytes, priority, token);
+        let rax = short_result(bytes, priority, token, cap);
         put(&mut to.registers, arriving(&from.registers, bytes), rax, token, badge);
         peer.server = Some(server);
         peer.open_calls += 1;
@@ -127,7 +147,8 @@ impl<M: Machine> Ways<'_, M> {
             return None;
         }
         let word = from.registers.rdi;
-        let (bytes, priority) = shape(word, FULL, true)?;
+        let cap_room = (word & CAP_ROOM != 0) as u32;
+        let (bytes, priority) = shape(word & !CAP_ROOM, FULL, true)?;
         let unit = units.get_mut(from.unit)?;
         let Through { id, end, badge, grant } = through(unit, word, Rights::RECEIVE, epoch)?;
         let channel = channels.get_mut(id)?;
@@ -155,9 +176,9 @@ impl<M: Machine> Ways<'_, M> {
             return None;
         }
         // Nothing fails from here on. Who is replied to lent nothing that counted: the rank of `from` is its own.
-        let rax = short_result(bytes, priority, 0);
+        let rax = short_result(bytes, priority, 0, Handle::NONE);
         put(&mut to.registers, arriving(&from.registers, bytes), rax, 0, badge);
-        from.calls.receive = ReceiveRequest { grant: Some(grant), epoch, ..ReceiveRequest::SHORT };
+        from.calls.receive = ReceiveRequest { grant: Some(grant), epoch, cap_room, ..ReceiveRequest::SHORT };
         from.calls.callers = None;
         to.calls.stage = Stage::None;
         (to.calls.lends_to, to.calls.lends, to.calls.newer) = (None, false, None);
@@ -234,7 +255,7 @@ impl<M: Machine> Ways<'_, M> {
         counts.messages_received += 1;
         side.server = Some(current);
         to.calls.receive = ReceiveRequest { grant: Some(grant), epoch, ..ReceiveRequest::SHORT };
-        let rax = short_result(header.length as u8, header.priority, 0);
+        let rax = short_result(header.length as u8, header.priority, 0, Handle::NONE);
         put(&mut to.registers, cut_all(words, header.length as u8), rax, 0, header.badge);
         to.syscalls += 1;
         entry.syscalls += 1;

@@ -4,7 +4,7 @@ use core::sync::atomic::Ordering;
 
 use holm_kernel_core::machine::LongestEntry;
 use holm_kernel_core::thread::EntryKind;
-use holm_kernel_core::{Direct, Fault, Next};
+use holm_kernel_core::{Direct, Fault, Next, number};
 
 use super::interrupts::{DOUBLE_FAULT, MACHINE_CHECK, PAGE_FAULT};
 use super::leave::{Exit, leave};
@@ -30,14 +30,29 @@ pub(super) struct Frame {
 /// A user program made system call `number`, not the null call; its registers are saved, those of a guest in restricted mode with
 /// the vector registers.
 pub(super) extern "C" fn system_call(number: u64) -> Exit {
+    match number {
+        number::chan_call_short => short_system_call::<{ number::chan_call_short }>(),
+        number::chan_call_cap => short_system_call::<{ number::chan_call_cap }>(),
+        number::chan_reply_recv_short => short_system_call::<{ number::chan_reply_recv_short }>(),
+        number::chan_send_short => short_system_call::<{ number::chan_send_short }>(),
+        number::chan_recv_short => short_system_call::<{ number::chan_recv_short }>(),
+        number::thread_yield => short_system_call::<{ number::thread_yield }>(),
+        number::cap_revoke => short_system_call::<{ number::cap_revoke }>(),
+        _ => long_system_call(number),
+    }
+}
+
+/// One of those that have a short way. Each is a function of its own, so that none saves registers for the others.
+#[inline(never)]
+extern "C" fn short_system_call<const NUMBER: u64>() -> Exit {
     let cpu = this_cpu();
-    measure::entered(cpu, number);
+    measure::entered(cpu, NUMBER);
     let mut kernel = lock(cpu);
-    let exit = match kernel.direct(cpu.id, number) {
+    let exit = match kernel.direct_of::<NUMBER>(cpu.id) {
         // A thread whose vector registers are kept does not get here.
         Some(Direct::Same) => Exit::Same,
         Some(Direct::Switched) => cpu.exit.get(),
-        Some(Direct::Next(next)) => return leave(kernel, cpu, next),
+        Some(Direct::Next(next)) => return leave_apart(kernel, cpu, next),
         None => return slow_system_call(kernel, cpu),
     };
     drop(kernel);
@@ -45,8 +60,22 @@ pub(super) extern "C" fn system_call(number: u64) -> Exit {
     exit
 }
 
-/// A system call that has no short way, or not now.
+/// As [`leave`], where that is seldom.
 #[cold]
+#[inline(never)]
+fn leave_apart(kernel: Locked, cpu: &PerCpu, next: Next) -> Exit {
+    leave(kernel, cpu, next)
+}
+
+/// One that has none.
+#[inline(never)]
+extern "C" fn long_system_call(number: u64) -> Exit {
+    let cpu = this_cpu();
+    measure::entered(cpu, number);
+    slow_system_call(lock(cpu), cpu)
+}
+
+/// A system call that has no short way, or not now.
 #[inline(never)]
 fn slow_system_call(mut kernel: Locked, cpu: &PerCpu) -> Exit {
     let next = match kernel.restricted_direct(cpu.id) {
