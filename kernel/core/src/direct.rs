@@ -43,9 +43,9 @@ pub(crate) enum Way {
 #[derive(Debug)]
 pub(crate) struct Ways<'a, M> {
     pub(crate) machine: &'a mut M,
-    pub(crate) threads: &'a mut Arena<Thread>,
-    pub(crate) units: &'a mut Arena<Unit>,
-    pub(crate) channels: &'a mut Arena<Channel>,
+    pub(crate) threads: &'a mut Arena<Thread, 1>,
+    pub(crate) units: &'a mut Arena<Unit, 1>,
+    pub(crate) channels: &'a mut Arena<Channel, 1>,
     pub(crate) work: &'a mut ChannelWork,
     pub(crate) counts: &'a mut Counts,
     pub(crate) config: &'a Config,

@@ -28,7 +28,7 @@ impl Moving {
     /// channel. `None`: that is not certain at once.
     #[inline(always)]
     pub(crate) fn decide(
-        units: &Arena<Unit>,
+        units: &Arena<Unit, 1>,
         grants: &Grants,
         word: u64,
         (from, to): (UnitId, UnitId),

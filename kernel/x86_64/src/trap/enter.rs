@@ -8,7 +8,7 @@ use holm_kernel_core::{Direct, Fault, Next, number};
 
 use super::interrupts::{DOUBLE_FAULT, MACHINE_CHECK, PAGE_FAULT};
 use super::leave::{Exit, leave};
-use super::segments;
+use super::{segments, stubs};
 use crate::lock::{Locked, lock};
 use crate::memory::tlb;
 use crate::percpu::{PerCpu, this_cpu};
@@ -57,6 +57,9 @@ extern "C" fn short_system_call<const NUMBER: u64>() -> Exit {
     };
     drop(kernel);
     measure::left(cpu);
+    if exit == Exit::SystemCall {
+        stubs::exit_to_other();
+    }
     exit
 }
 

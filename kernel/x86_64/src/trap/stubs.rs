@@ -93,6 +93,7 @@ global_asm!(
     "je 5f",
     "ja 6f",
     // Another thread that stopped in a system call.
+    "exit_to_other:",
     "mov rcx, gs:[{LOAD}]",
     "fxrstor64 [rcx]",
     "mov rcx, gs:[{THREAD}]",
@@ -348,6 +349,15 @@ pub(crate) fn system_call_entry() -> u64 {
         fn system_call_entry();
     }
     system_call_entry as *const () as u64
+}
+
+/// Leaves the kernel to another thread, which stopped in a system call, without the way back through who called this: none of
+/// their registers is needed, and the next entry takes the stack from its beginning.
+#[inline(always)]
+pub(super) fn exit_to_other() -> ! {
+    // SAFETY: `take_up` has prepared this processor for `Exit::SystemCall`, and the kernel is unlocked; nothing on the stack is
+    // to be dropped.
+    unsafe { core::arch::asm!("jmp exit_to_other", options(noreturn)) }
 }
 
 /// Ends boot: the processor's first exit from the kernel.
