@@ -141,7 +141,10 @@ fn serve_caps() -> Result<(), Error> {
 }
 
 /// Ticks of a call with a capability moved, by `call`, to a server that closes them after `done`.
-fn moving(mut call: impl FnMut(CapTransfer) -> Result<(), Error>, done: impl Fn() -> Result<(), Error>) -> Result<u64, Error> {
+fn moving(
+    mut call: impl FnMut(CapTransfer) -> Result<(), Error>,
+    done: impl Fn() -> Result<(), Error>,
+) -> Result<u64, Error> {
     let region = Region::new(4096)?;
     let mut batches = Vec::new();
     for _ in 0..20 {

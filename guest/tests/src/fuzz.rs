@@ -5,8 +5,8 @@ use core::sync::atomic::Ordering;
 use core::time::Duration;
 
 use holm_rt::abi::{
-    ArgKind, CALLS, CallInfo, ClockId, Error, MsgFlags, ObjectType, Protection, ResultKind, RevokeFlags, Rights, SchedClass,
-    ShortFlags, StructInfo, UnitFlags, UnitInfo, number,
+    ArgKind, CALLS, CallInfo, ClockId, Error, MsgFlags, ObjectType, Protection, ResultKind, RevokeFlags, Rights,
+    SchedClass, ShortFlags, StructInfo, UnitFlags, UnitInfo, number,
 };
 use holm_rt::channel::ReplyToken;
 use holm_rt::startup;
@@ -155,8 +155,12 @@ pub(crate) fn child(seed: u64, count: u64) -> i32 {
     let Some(shared) = startup::take_named::<Region>("notes") else { return 3 };
     let Ok(notes) = shared.map(Protection::READ | Protection::WRITE) else { return 4 };
     let (Ok(counter), Ok(last)) = (notes.atomic_u64(COUNT), notes.atomic_u64(LAST_CALL)) else { return 5 };
-    let mut fuzzer =
-        Fuzzer { random: Random::new(seed), served: Handle::NONE, handles: Vec::with_capacity(KEPT + 2), scratch: alloc::vec![0; 16384] };
+    let mut fuzzer = Fuzzer {
+        random: Random::new(seed),
+        served: Handle::NONE,
+        handles: Vec::with_capacity(KEPT + 2),
+        scratch: alloc::vec![0; 16384],
+    };
     fuzzer.handles.extend(["system", "archive", "quiet"].iter().filter_map(|name| startup::initial_named(name)));
     if fuzzer.begin().is_err() {
         return 6;

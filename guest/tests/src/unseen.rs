@@ -62,7 +62,11 @@ const UNSEEN: &[(Error, &[&str], &str)] = &[
     (Error::NotFound, &["chan_reply_recv"], "as chan_reply, which shows it"),
     (Error::PeerClosed, &["chan_reply_recv", "chan_reply_recv_short"], "as chan_recv, which shows it"),
     (Error::TimedOut, &["chan_reply_recv", "console_read"], "as chan_recv, which shows it"),
-    (Error::Deadlock, &["chan_call", "chan_call_short", "chan_call_cap"], "circles of calls are made in the core's tests"),
+    (
+        Error::Deadlock,
+        &["chan_call", "chan_call_short", "chan_call_cap"],
+        "circles of calls are made in the core's tests",
+    ),
     (Error::Interrupted, &["console_read"], "as event_wait, which shows it"),
     (Error::Canceled, &["console_read"], "the console ends with the machine"),
     (Error::Busy, &["sched_set_unit_params", "kernel_config_set"], "not provoked yet"),

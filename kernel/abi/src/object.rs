@@ -1,7 +1,7 @@
 //! Capabilities: types of objects, rights, and how a capability may travel (seed 3, 14.3, 15.1, 15.2).
 
-use crate::{Error, Handle};
 use crate::field::{abi_enum, abi_flags, abi_struct};
+use crate::{Error, Handle};
 
 abi_enum! {
     /// The type of the object behind a capability. Types 3 to 8 are the seed's, kept for later parts of the kernel.

@@ -6,7 +6,7 @@ use holm_abi::number;
 
 use crate::arena::Arena;
 use crate::cap::grant::Grants;
-use crate::channel::{Channel, ChannelWork};
+use crate::channel::{Channel, ChannelWork, Stamp};
 use crate::config::Config;
 use crate::kernel::{Kernel, Next};
 use crate::machine::{CpuId, Machine, Nanos};
@@ -59,8 +59,14 @@ pub(crate) struct Ways<'a, M> {
     pub(crate) alone: bool,
     /// See [`crate::sched::Sched`].
     pub(crate) waiting_fixed: u64,
+    pub(crate) stamp: &'a mut Stamp,
     /// Who made the call.
     pub(crate) current: ThreadId,
+}
+
+/// Whether a call with this number can go the way of the thread's last one.
+const fn is_line(number: u64) -> bool {
+    matches!(number, number::chan_call_short | number::chan_call_cap | number::chan_reply_recv_short)
 }
 
 impl<M: Machine> Kernel<M> {
@@ -84,11 +90,58 @@ impl<M: Machine> Kernel<M> {
     /// As [`Kernel::direct`], of the one call with this number: each is compiled for itself.
     #[inline(always)]
     pub fn direct_of<const NUMBER: u64>(&mut self, cpu: CpuId) -> Option<Direct> {
-        #[cfg(test)]
-        if self.channel_work.slow_only {
+        if is_line(NUMBER) {
+            let way = match (self.ways(cpu), NUMBER) {
+                (Some(ways), number::chan_call_short) => ways.call::<false, true>(),
+                (Some(ways), number::chan_call_cap) => ways.call::<true, true>(),
+                (Some(ways), number::chan_reply_recv_short) => ways.reply_recv::<true>(),
+                _ => None,
+            };
+            if let Some(way) = way {
+                return Some(self.direct_end(cpu, way));
+            }
+            return self.direct_look::<NUMBER>(cpu);
+        }
+        self.direct_found::<NUMBER>(cpu)
+    }
+
+    /// As [`Kernel::direct_of`], where nothing is known.
+    #[inline(never)]
+    fn direct_look<const NUMBER: u64>(&mut self, cpu: CpuId) -> Option<Direct> {
+        self.direct_found::<NUMBER>(cpu)
+    }
+
+    #[inline(always)]
+    fn direct_found<const NUMBER: u64>(&mut self, cpu: CpuId) -> Option<Direct> {
+        if self.trace.kinds != 0 {
             return None;
         }
-        if self.trace.kinds != 0 {
+        if !is_line(NUMBER) {
+            self.sched.stamp.count();
+        }
+        let ways = self.ways(cpu)?;
+        // Its vector registers are kept over system calls, or its guest made this one.
+        if ways.threads.get(ways.current)?.restricted.is_bound() {
+            return None;
+        }
+        let way = match NUMBER {
+            number::chan_call_short => ways.call::<false, false>(),
+            number::chan_call_cap => ways.call::<true, false>(),
+            number::chan_reply_recv_short => ways.reply_recv::<false>(),
+            number::chan_send_short => ways.send(),
+            number::chan_recv_short => ways.recv(),
+            number::thread_yield => ways.yields(),
+            number::cap_revoke => ways.revoke(),
+            _ => None,
+        };
+        Some(self.direct_end(cpu, way?))
+    }
+
+    /// What the short ways have to do with, on a processor that runs a thread and has nothing to attend to.
+    #[inline(always)]
+    fn ways(&mut self, cpu: CpuId) -> Option<Ways<'_, M>> {
+        #[cfg(test)]
+        if self.channel_work.slow_only {
             return None;
         }
         let alone = self.sched.cpus.len() == 1;
@@ -97,12 +150,7 @@ impl<M: Machine> Kernel<M> {
             return None;
         }
         let current = entry.current?;
-        let thread = self.threads.get(current)?;
-        // Its vector registers are kept over system calls, or its guest made this one.
-        if thread.restricted.is_bound() {
-            return None;
-        }
-        let ways = Ways {
+        Some(Ways {
             machine: &mut self.machine,
             threads: &mut self.threads,
             units: &mut self.units,
@@ -117,22 +165,17 @@ impl<M: Machine> Kernel<M> {
             entry,
             alone,
             waiting_fixed: self.sched.waiting_fixed,
+            stamp: &mut self.sched.stamp,
             current,
-        };
-        let way = match NUMBER {
-            number::chan_call_short => ways.call::<false>(),
-            number::chan_call_cap => ways.call::<true>(),
-            number::chan_reply_recv_short => ways.reply_recv(),
-            number::chan_send_short => ways.send(),
-            number::chan_recv_short => ways.recv(),
-            number::thread_yield => ways.yields(),
-            number::cap_revoke => ways.revoke(),
-            _ => None,
-        };
-        match way? {
-            Way::Same => Some(Direct::Same),
-            Way::Switched => Some(Direct::Switched),
-            Way::Timed(now) => Some(Direct::Next(self.direct_leave(cpu, now))),
+        })
+    }
+
+    #[inline(always)]
+    fn direct_end(&mut self, cpu: CpuId, way: Way) -> Direct {
+        match way {
+            Way::Same => Direct::Same,
+            Way::Switched => Direct::Switched,
+            Way::Timed(now) => Direct::Next(self.direct_leave(cpu, now)),
         }
     }
 
@@ -141,6 +184,7 @@ impl<M: Machine> Kernel<M> {
     fn direct_leave(&mut self, cpu: CpuId, now: Nanos) -> Next {
         self.sched.here = cpu;
         self.sched.clock = now;
+        self.sched.stamp.count();
         self.leave(cpu)
     }
 }
@@ -410,11 +454,17 @@ mod tests {
                 Just([Some(2), None]),
             ],
             spare in prop_oneof![Just(u64::MAX), 2u64..6],
-            steps in prop::collection::vec((0u8..13, 0usize..3, 1u64..500, 0u64..900_000), 1..120),
+            steps in prop::collection::vec(
+                (0u8..13, 0usize..3, prop_oneof![1u64..500, Just(2u64)], 0u64..900_000, 1usize..5), 1..80,
+            ),
         ) {
             let mut short = World::of(cpus, &params, parents, spare);
             let mut long = World::of(cpus, &params, parents, spare);
             long.kernel.channel_work.slow_only = true;
+            // The same again, as servers and their clients do.
+            let steps = steps.into_iter().flat_map(|(op, which, word, pause, times)| {
+                core::iter::repeat_n((op, which, word, pause), times)
+            });
             for (op, which, word, pause) in steps {
                 for cpu in (0..cpus).map(CpuId) {
                     let (one, other) = (short.step(cpu, op, which, word), long.step(cpu, op, which, word));

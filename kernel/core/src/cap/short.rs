@@ -18,6 +18,8 @@ pub(crate) struct Moving {
     handle: Handle,
     grant: GrantId,
     rights: Rights,
+    /// Whether it is of a channel.
+    channel: bool,
     /// Whether who gives it away, and who gets it, pays for it; else it is one of those above that pays for both.
     refunds: bool,
     charges: bool,
@@ -69,9 +71,17 @@ impl Moving {
             }
             match payer.parent {
                 Some(parent) => payer = units.get(parent)?,
-                None => return Some(Self { handle: cap, grant: id, rights, refunds, charges }),
+                None => break,
             }
         }
+        let channel = matches!(slot.object, Object::Channel(..));
+        Some(Self { handle: cap, grant: id, rights, channel, refunds, charges })
+    }
+
+    /// Whether it is an end of a channel.
+    #[inline(always)]
+    pub(crate) const fn is_channel(&self) -> bool {
+        self.channel
     }
 
     /// Does it; the capability's handle in the unit `to`. `None` cannot be, after [`Moving::decide`].

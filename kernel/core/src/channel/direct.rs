@@ -6,6 +6,7 @@ use holm_abi::{ChanFlags, Handle, Rights, Short, ShortFlags};
 use super::check::Header;
 use super::deliver::short_result;
 use super::fast::{arriving, cut_all, put};
+use super::line::{Line, REPLY};
 use super::request::{Into, ReceiveRequest};
 use super::{ChannelId, ChannelWait, End, Stage, Waiting};
 use crate::cap::GrantId;
@@ -19,7 +20,8 @@ use crate::unit::Unit;
 use crate::wait::Wait;
 
 /// A channel that a short message is for, by a capability that holds.
-struct Through {
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Through {
     id: ChannelId,
     end: End,
     badge: u64,
@@ -41,7 +43,7 @@ fn through(unit: &mut Unit, word: u64, right: Rights, epoch: u64) -> Option<Thro
 const CAP_ROOM: u64 = ShortFlags::CAP.bits() << 48;
 
 /// All that a short message can carry.
-const FULL: u8 = holm_abi::limits::SHORT_BYTES as u8;
+pub(super) const FULL: u8 = holm_abi::limits::SHORT_BYTES as u8;
 
 /// Bytes and priority of a short message, by its first argument; nearly all have `usual` bytes and no priority.
 #[inline(always)]
@@ -56,40 +58,51 @@ fn shape(word: u64, usual: u8, wait: bool) -> Option<(u8, u8)> {
 
 impl<M: Machine> Ways<'_, M> {
     /// A call without a deadline to a thread that waits in a short receive, which goes on with it at once. With `CAP` a
-    /// capability is moved to it.
+    /// capability is moved to it. `KNOWN`: only when it goes the way of the last one (see [`super::Line`]).
     #[inline(always)]
-    pub(crate) fn call<const CAP: bool>(self) -> Option<Way> {
+    pub(crate) fn call<const CAP: bool, const KNOWN: bool>(self) -> Option<Way> {
         let Self { machine, threads, units, channels, work, counts, config, epoch, cpu, entry, alone, .. } = self;
-        let (current, waiting_fixed, grants) = (self.current, self.waiting_fixed, self.grants);
+        let (current, waiting_fixed, grants, stamp) = (self.current, self.waiting_fixed, self.grants, self.stamp);
         let from = threads.get(current)?;
         let second = from.registers.rsi;
         if !CAP && second != Nanos::NEVER.0 {
             return None;
         }
         let word = from.registers.rdi;
-        let (bytes, priority) = shape(word, FULL, true)?;
         let unit = units.get_mut(from.unit)?;
-        let Through { id, end, badge, .. } = through(unit, word, Rights::SEND, epoch)?;
+        let (found, bytes, priority, partner) = if KNOWN {
+            let (found, partner) = from.calls.line.holds(*stamp, word)?;
+            (found, FULL, 0, Some(partner))
+        } else {
+            let (bytes, priority) = shape(word, FULL, true)?;
+            (through(unit, word, Rights::SEND, epoch)?, bytes, priority, None)
+        };
+        let Through { id, end, badge, .. } = found;
         let channel = channels.get_mut(id)?;
         let inherits = !channel.flags.contains(ChanFlags::NO_INHERITANCE);
         let rt_safe = CAP && channel.flags.contains(ChanFlags::RT_SAFE);
         let peer = channel.side_mut(end.peer());
         let inbox = peer.inbox.as_mut()?;
-        if inbox.messages != 0 || u32::from(bytes) > inbox.made().message {
+        if !KNOWN && (inbox.messages != 0 || u32::from(bytes) > inbox.made().message) {
             return None;
         }
-        let server = peer.receivers.only()?;
+        // More than one come by other entries only.
+        let server = if KNOWN { peer.receivers.first()? } else { peer.receivers.only()? };
+        if KNOWN && partner != Some(server) {
+            return None;
+        }
         let (from, to) = threads.pair_mut(current, server)?;
         let request = &to.calls.receive;
-        if request.into != Into::Registers
-            || request.epoch != epoch
-            || request.flags != holm_abi::MsgFlags::NONE
-            || to.state != ThreadState::Blocked
-            || to.calls.lends_to.is_some()
-            || to.calls.callers.is_some()
-            || !entry.is_direct((cpu, alone, waiting_fixed), &from.sched, &to.sched)
-            // A better caller lends its rank.
-            || (inherits && !from.sched.is_at_most(&to.sched))
+        if !KNOWN
+            && (request.into != Into::Registers
+                || request.epoch != epoch
+                || request.flags != holm_abi::MsgFlags::NONE
+                || to.state != ThreadState::Blocked
+                || to.calls.lends_to.is_some()
+                || to.calls.callers.is_some()
+                || !entry.is_direct((cpu, alone, waiting_fixed), &from.sched, &to.sched)
+                // A better caller lends its rank.
+                || (inherits && !from.sched.is_at_most(&to.sched)))
         {
             return None;
         }
@@ -99,6 +112,10 @@ impl<M: Machine> Ways<'_, M> {
             }
             let (giver, taker) = (from.unit, to.unit);
             let moving = Moving::decide(units, grants, second, (giver, taker), id)?;
+            if moving.is_channel() {
+                // The handle may be one that is known.
+                stamp.count();
+            }
             let (unit, other) = units.pair_mut(giver, taker)?;
             // Nothing fails from here on.
             let cap = moving.go(grants, unit, other, taker)?;
@@ -115,7 +132,10 @@ impl<M: Machine> Ways<'_, M> {
         counts.messages_received += 1;
         work.serial = work.serial.wrapping_add(1).max(1);
         from.calls.serial = work.serial;
-        from.calls.receive = ReceiveRequest::SHORT;
+        if !KNOWN {
+            from.calls.receive = ReceiveRequest::SHORT;
+            from.calls.line = Line::of(*stamp, word, found, server);
+        }
         from.calls.stage = Stage::Served(server);
         let token = from.calls.token(current);
         let rax = short_result(bytes, priority, token, cap);
@@ -135,11 +155,11 @@ impl<M: Machine> Ways<'_, M> {
     }
 
     /// A reply to the short call of the one caller of this thread, which goes on at once, and then a wait for the next
-    /// message.
+    /// message. `KNOWN` as for [`Ways::call`].
     #[inline(always)]
-    pub(crate) fn reply_recv(self) -> Option<Way> {
+    pub(crate) fn reply_recv<const KNOWN: bool>(self) -> Option<Way> {
         let Self { machine, threads, units, channels, config, epoch, cpu, entry, alone, .. } = self;
-        let (current, waiting_fixed) = (self.current, self.waiting_fixed);
+        let (current, waiting_fixed, stamp) = (self.current, self.waiting_fixed, self.stamp);
         let from = threads.get(current)?;
         let token = from.registers.rsi;
         let target = from.calls.callers?;
@@ -147,38 +167,56 @@ impl<M: Machine> Ways<'_, M> {
             return None;
         }
         let word = from.registers.rdi;
-        let cap_room = (word & CAP_ROOM != 0) as u32;
-        let (bytes, priority) = shape(word & !CAP_ROOM, FULL, true)?;
         let unit = units.get_mut(from.unit)?;
-        let Through { id, end, badge, grant } = through(unit, word, Rights::RECEIVE, epoch)?;
+        let (found, bytes, priority) = if KNOWN {
+            let (found, partner) = from.calls.line.holds(*stamp, word | REPLY)?;
+            if partner != target {
+                return None;
+            }
+            (found, FULL, 0)
+        } else {
+            let (bytes, priority) = shape(word & !CAP_ROOM, FULL, true)?;
+            (through(unit, word, Rights::RECEIVE, epoch)?, bytes, priority)
+        };
+        let Through { id, end, badge, grant } = found;
         let channel = channels.get_mut(id)?;
         let peer = channel.side(end.peer());
-        if peer.closed || !peer.senders.is_empty() {
+        if !KNOWN && (peer.closed || !peer.senders.is_empty()) {
             return None;
         }
         let side = channel.side_mut(end);
-        let inbox = side.inbox.as_ref()?;
-        if inbox.messages != 0 || u32::from(bytes) > inbox.made().message || !side.receivers.is_empty() {
+        if !side.receivers.is_empty() {
             return None;
+        }
+        if !KNOWN {
+            let inbox = side.inbox.as_ref()?;
+            if inbox.messages != 0 || u32::from(bytes) > inbox.made().message {
+                return None;
+            }
         }
         let (from, to) = threads.pair_mut(current, target)?;
         let calls = &to.calls;
         if calls.serial != (token >> 32) as u32
-            || !matches!(calls.stage, Stage::Served(by) if by == current)
-            || to.state != ThreadState::Blocked
             || !matches!(to.wait, Wait::Channel(ChannelWait { channel, end: other, what: Waiting::Reply })
                 if channel == id && other as u8 != end as u8)
-            || calls.receive.into != Into::Registers
-            || calls.older.is_some()
-            || !calls.loans.is_empty()
-            || !entry.is_direct((cpu, alone, waiting_fixed), &from.sched, &to.sched)
+            || (!KNOWN
+                && (!matches!(calls.stage, Stage::Served(by) if by == current)
+                    || to.state != ThreadState::Blocked
+                    || calls.receive.into != Into::Registers
+                    || calls.older.is_some()
+                    || !calls.loans.is_empty()
+                    || !entry.is_direct((cpu, alone, waiting_fixed), &from.sched, &to.sched)))
         {
             return None;
         }
         // Nothing fails from here on. Who is replied to lent nothing that counted: the rank of `from` is its own.
         let rax = short_result(bytes, priority, 0, Handle::NONE);
         put(&mut to.registers, arriving(&from.registers, bytes), rax, 0, badge);
-        from.calls.receive = ReceiveRequest { grant: Some(grant), epoch, cap_room, ..ReceiveRequest::SHORT };
+        if !KNOWN {
+            let cap_room = (word & CAP_ROOM != 0) as u32;
+            from.calls.receive = ReceiveRequest { grant: Some(grant), epoch, cap_room, ..ReceiveRequest::SHORT };
+            from.calls.line = Line::of(*stamp, word | REPLY, found, target);
+        }
         from.calls.callers = None;
         to.calls.stage = Stage::None;
         (to.calls.lends_to, to.calls.lends, to.calls.newer) = (None, false, None);
