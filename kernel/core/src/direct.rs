@@ -23,8 +23,8 @@ pub enum Direct {
     Same,
     /// It goes on with another thread: the one of the last [`Machine::take_up`].
     Switched,
-    /// It does this; the machine knows nothing of it yet.
-    Next(Next),
+    /// It goes on with what [`Kernel::direct_leave`] says; the machine knows nothing of it yet.
+    Leave,
 }
 
 /// How a short way ended.
@@ -36,6 +36,19 @@ pub(crate) enum Way {
     Switched,
     /// With another one, at this time, and the timer is to be set.
     Timed(Nanos),
+}
+
+impl Way {
+    const fn told(self, clock: &mut Nanos) -> Direct {
+        match self {
+            Self::Same => Direct::Same,
+            Self::Switched => Direct::Switched,
+            Self::Timed(now) => {
+                *clock = now;
+                Direct::Leave
+            }
+        }
+    }
 }
 
 /// What the short ways have to do with: the parts of the kernel, each borrowed for itself, so that what was found once need
@@ -98,7 +111,7 @@ impl<M: Machine> Kernel<M> {
                 _ => None,
             };
             if let Some(way) = way {
-                return Some(self.direct_end(cpu, way));
+                return Some(way.told(&mut self.sched.clock));
             }
             return self.direct_look::<NUMBER>(cpu);
         }
@@ -134,7 +147,7 @@ impl<M: Machine> Kernel<M> {
             number::cap_revoke => ways.revoke(),
             _ => None,
         };
-        Some(self.direct_end(cpu, way?))
+        Some(way?.told(&mut self.sched.clock))
     }
 
     /// What the short ways have to do with, on a processor that runs a thread and has nothing to attend to.
@@ -170,36 +183,26 @@ impl<M: Machine> Kernel<M> {
         })
     }
 
-    #[inline(always)]
-    fn direct_end(&mut self, cpu: CpuId, way: Way) -> Direct {
-        match way {
-            Way::Same => Direct::Same,
-            Way::Switched => Direct::Switched,
-            Way::Timed(now) => Direct::Next(self.direct_leave(cpu, now)),
-        }
-    }
-
-    /// Leaves when the timer has to be set after a switch.
+    /// Leaves after [`Direct::Leave`]: the timer has to be set after a switch.
     #[cold]
-    fn direct_leave(&mut self, cpu: CpuId, now: Nanos) -> Next {
+    pub fn direct_leave(&mut self, cpu: CpuId) -> Next {
         self.sched.here = cpu;
-        self.sched.clock = now;
         self.sched.stamp.count();
         self.leave(cpu)
     }
 }
 
 impl<M: Machine> Ways<'_, M> {
-    /// The switch from one thread to another, which the scheduler knows of already.
+    /// The switch from one thread to another, which the scheduler knows of already; whether the timer is to be set.
     #[inline(always)]
     pub(crate) fn switched(
         machine: &mut M,
-        entry: &Cpu,
+        timed: bool,
         from: &mut Thread,
         to: (ThreadId, &mut Thread),
         now: Nanos,
     ) -> Way {
-        if entry.attention != 0 {
+        if timed {
             return Way::Timed(now);
         }
         machine.set_down(from);
@@ -356,6 +359,9 @@ mod tests {
             kernel.machine.taken_up = None;
             if let Some(way) = kernel.direct(cpu, call) {
                 self.taken += 1;
+                if way == Direct::Leave {
+                    kernel.direct_leave(cpu);
+                }
                 let thread = kernel.sched.cpus[cpu.0 as usize].current;
                 match way {
                     Direct::Same => assert_eq!(thread, Some(current)),
@@ -363,7 +369,7 @@ mod tests {
                         let space = thread.and_then(|thread| kernel.threads.get(thread)).unwrap().space;
                         assert_eq!(kernel.machine.taken_up, Some((thread.unwrap(), space)));
                     }
-                    Direct::Next(_) => assert_eq!(kernel.machine.taken_up, None),
+                    Direct::Leave => assert_eq!(kernel.machine.taken_up, None),
                 }
                 self.drain();
                 return format!("{:?}", thread);

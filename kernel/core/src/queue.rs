@@ -92,18 +92,18 @@ impl Queue {
         if self.length == 1 { self.first } else { None }
     }
 
-    /// Takes out the one thread that is in it.
+    /// Takes out the one thread that is in it, with the link through which it is.
     #[inline(always)]
-    pub(crate) const fn take_only(&mut self, entry: &mut Thread) {
+    pub(crate) const fn take_only(&mut self, link: &mut Link) {
         (self.first, self.last, self.length) = (None, None, 0);
-        *self.through.of(entry) = Link { previous: None, next: None, queued: false };
+        *link = Link { previous: None, next: None, queued: false };
     }
 
     /// Puts a thread, which is in no queue through this link, into this empty one.
     #[inline(always)]
-    pub(crate) const fn put_only(&mut self, thread: ThreadId, entry: &mut Thread) {
+    pub(crate) const fn put_only(&mut self, thread: ThreadId, link: &mut Link) {
         (self.first, self.last, self.length) = (Some(thread), Some(thread), 1);
-        *self.through.of(entry) = Link { previous: None, next: None, queued: true };
+        *link = Link { previous: None, next: None, queued: true };
     }
 
     /// Puts `thread`, which is in no queue through this link, at the end and takes the first one out, which is another.
@@ -115,8 +115,8 @@ impl Queue {
         }
         let first = self.first?;
         if let Some((entry, gone)) = threads.pair_mut(thread, first) {
-            self.take_only(gone);
-            self.put_only(thread, entry);
+            self.take_only(self.through.of(gone));
+            self.put_only(thread, self.through.of(entry));
         }
         Some(first)
     }

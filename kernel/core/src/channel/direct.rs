@@ -28,6 +28,12 @@ pub(super) struct Through {
     grant: GrantId,
 }
 
+impl Through {
+    /// No channel.
+    pub(super) const NOWHERE: Self =
+        Self { id: ChannelId::from_number(0), end: End::A, badge: 0, grant: GrantId::from_number(0) };
+}
+
 /// The channel that a handle, the low half of `word`, names, if that is certain at once.
 #[inline(always)]
 fn through(unit: &mut Unit, word: u64, right: Rights, epoch: u64) -> Option<Through> {
@@ -142,16 +148,18 @@ impl<M: Machine> Ways<'_, M> {
         put(&mut to.registers, arriving(&from.registers, bytes), rax, token, badge);
         peer.server = Some(server);
         peer.open_calls += 1;
-        peer.receivers.take_only(to);
+        peer.receivers.take_only(&mut to.wait_link);
         to.calls.callers = Some(current);
-        (from.calls.lends_to, from.calls.lends, from.calls.newer, from.calls.older) =
-            (Some(server), inherits, None, None);
+        (from.calls.lends_to, from.calls.lends) = (Some(server), inherits);
+        if !KNOWN {
+            (from.calls.newer, from.calls.older) = (None, None);
+        }
         from.syscalls += 1;
         entry.syscalls += 1;
         let now = machine.now();
         let wait = Wait::Channel(ChannelWait { channel: id, end, what: Waiting::Reply });
-        entry.hand_over(from, unit, wait, server, to, now, config.turn);
-        Some(Self::switched(machine, entry, from, (server, to), now))
+        let timed = entry.hand_over(from, unit, wait, server, to, now, config.turn);
+        Some(Self::switched(machine, timed, from, (server, to), now))
     }
 
     /// A reply to the short call of the one caller of this thread, which goes on at once, and then a wait for the next
@@ -221,13 +229,13 @@ impl<M: Machine> Ways<'_, M> {
         to.calls.stage = Stage::None;
         (to.calls.lends_to, to.calls.lends, to.calls.newer) = (None, false, None);
         side.open_calls -= 1;
-        side.receivers.put_only(current, from);
+        side.receivers.put_only(current, &mut from.wait_link);
         from.syscalls += 1;
         entry.syscalls += 1;
         let now = machine.now();
         let wait = Wait::Channel(ChannelWait { channel: id, end, what: Waiting::Message });
-        entry.hand_over(from, unit, wait, target, to, now, config.turn);
-        Some(Self::switched(machine, entry, from, (target, to), now))
+        let timed = entry.hand_over(from, unit, wait, target, to, now, config.turn);
+        Some(Self::switched(machine, timed, from, (target, to), now))
     }
 
     /// A message for which there is room, and for which nobody waits.

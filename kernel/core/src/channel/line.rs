@@ -37,27 +37,33 @@ impl fmt::Debug for Stamp {
 }
 
 /// See the module.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Line {
     /// When it was so.
     stamp: Stamp,
     /// The first argument, with [`REPLY`] for a reply.
     word: u64,
     /// The channel that it names.
-    through: Option<Through>,
+    through: Through,
     /// The thread that was called or replied to.
-    peer: Option<ThreadId>,
+    peer: ThreadId,
 }
 
 /// Tells replies from calls: no first argument has this bit.
 pub(super) const REPLY: u64 = 1 << 63;
+
+impl Default for Line {
+    fn default() -> Self {
+        Self { stamp: Stamp::NONE, word: 0, through: Through::NOWHERE, peer: ThreadId::from_number(0) }
+    }
+}
 
 impl Line {
     /// What holds for a message of full length without a priority; others are not kept.
     #[inline(always)]
     pub(super) fn of(stamp: Stamp, word: u64, through: Through, peer: ThreadId) -> Self {
         let usual = (word & !REPLY & !(ShortFlags::CAP.bits() << 48)) >> 32 == u64::from(FULL);
-        Self { stamp: if usual { stamp } else { Stamp::NONE }, word, through: Some(through), peer: Some(peer) }
+        Self { stamp: if usual { stamp } else { Stamp::NONE }, word, through, peer }
     }
 
     /// The channel and the partner, when they are the same as last time.
@@ -66,6 +72,6 @@ impl Line {
         if self.stamp != stamp || self.word != word {
             return None;
         }
-        Some((self.through?, self.peer?))
+        Some((self.through, self.peer))
     }
 }

@@ -67,9 +67,10 @@ impl Cpu {
         unit.sched.syscalls += u64::from(core::mem::take(&mut thread.syscalls));
     }
 
-    /// `thread` runs here from now on, whose length of a turn is `turn`.
+    /// `thread` runs here from now on, whose length of a turn is `turn`. Whether the timer is to be set for its end.
     #[inline(always)]
-    fn begin(&mut self, id: ThreadId, thread: &mut Thread, now: Nanos, turn: Nanos) {
+    #[must_use]
+    fn begin(&mut self, id: ThreadId, thread: &mut Thread, now: Nanos, turn: Nanos) -> bool {
         let state = &mut thread.sched;
         thread.state = ThreadState::Running;
         state.since = now;
@@ -83,18 +84,21 @@ impl Cpu {
         } else {
             (self.fixed_filled & 1u32.wrapping_shl(u32::from(state.priority)) != 0, TURN)
         };
-        self.turn_ends = Nanos::NEVER;
-        if others {
-            let length =
-                if state.class == Class::BestEffort { fair::turn(length, state.params.weight) } else { length };
-            self.turn_ends = now.after(length);
-            if self.turn_ends < self.armed {
-                self.attention |= attention::TIMER;
-            }
+        if !others {
+            self.turn_ends = Nanos::NEVER;
+            return false;
         }
+        let length = if state.class == Class::BestEffort { fair::turn(length, state.params.weight) } else { length };
+        self.turn_ends = now.after(length);
+        if self.turn_ends < self.armed {
+            self.attention |= attention::TIMER;
+            return true;
+        }
+        false
     }
 
-    /// `from`, which runs here in `unit`, stops to wait without a deadline, and `to` goes on: [`Cpu::is_direct`].
+    /// `from`, which runs here in `unit`, stops to wait without a deadline, and `to` goes on: [`Cpu::is_direct`]. Whether the
+    /// timer is to be set.
     #[inline(always)]
     #[expect(clippy::too_many_arguments, reason = "two threads and what belongs to them")]
     pub(crate) fn hand_over(
@@ -106,7 +110,7 @@ impl Cpu {
         to: &mut Thread,
         now: Nanos,
         turn: Nanos,
-    ) {
+    ) -> bool {
         self.count(from, unit, now);
         from.wait = wait;
         from.deadline = Nanos::NEVER;
@@ -117,7 +121,7 @@ impl Cpu {
         if to.sched.class == Class::BestEffort {
             to.sched.virtual_time = self.fair.admit(to.sched.virtual_time);
         }
-        self.begin(to_id, to, now, turn);
+        self.begin(to_id, to, now, turn)
     }
 }
 
@@ -134,13 +138,13 @@ impl Cpu {
         from.sched.stats.voluntary += 1;
     }
 
-    /// `to`, which was queued here, goes on.
+    /// `to`, which was queued here, goes on. Whether the timer is to be set.
     #[inline(always)]
-    fn resume(&mut self, id: ThreadId, to: &mut Thread, now: Nanos, turn: Nanos) {
+    fn resume(&mut self, id: ThreadId, to: &mut Thread, now: Nanos, turn: Nanos) -> bool {
         let waited = now.since(to.sched.since).0;
         to.sched.stats.wait += waited;
         to.sched.stats.max_wait = to.sched.stats.max_wait.max(waited);
-        self.begin(id, to, now, turn);
+        self.begin(id, to, now, turn)
     }
 }
 
@@ -173,12 +177,12 @@ impl<M: Machine> Ways<'_, M> {
                 // The two change places.
                 let (from, to) = threads.pair_mut(current, next)?;
                 // Nothing fails from here on.
-                queue.take_only(to);
-                queue.put_only(current, from);
+                queue.take_only(&mut to.run_link);
+                queue.put_only(current, &mut from.run_link);
                 let now = machine.now();
                 entry.set_aside(from, unit, now);
-                entry.resume(next, to, now, config.turn);
-                return Some(Self::switched(machine, entry, from, (next, to), now));
+                let timed = entry.resume(next, to, now, config.turn);
+                return Some(Self::switched(machine, timed, from, (next, to), now));
             }
         }
         // Nothing fails from here on: there is another one in the queue.
@@ -194,11 +198,11 @@ impl<M: Machine> Ways<'_, M> {
             entry.fair.pop(threads)?
         };
         let to = threads.get_mut(next)?;
-        entry.resume(next, to, now, config.turn);
+        let timed = entry.resume(next, to, now, config.turn);
         match threads.pair_mut(current, next) {
-            Some((from, to)) => Some(Self::switched(machine, entry, from, (next, to), now)),
+            Some((from, to)) => Some(Self::switched(machine, timed, from, (next, to), now)),
             // Nobody was before it after all.
-            None => Some(if entry.attention == 0 { Way::Same } else { Way::Timed(now) }),
+            None => Some(if timed { Way::Timed(now) } else { Way::Same }),
         }
     }
 }

@@ -31,9 +31,13 @@ const SCALE: u64 = 10_000;
 /// Virtual time of `ran` nanoseconds at `weight`.
 #[must_use]
 pub const fn virtual_time(ran: u64, weight: u32) -> u64 {
+    // Nearly all have it, and a division takes its time.
+    if weight == USUAL { ran.wrapping_mul(SCALE / USUAL as u64) } else { unusual_time(ran, weight) }
+}
+
+#[cold]
+const fn unusual_time(ran: u64, weight: u32) -> u64 {
     match weight {
-        // Nearly all have it, and a division takes its time.
-        USUAL => ran.wrapping_mul(SCALE / USUAL as u64),
         0 => ran.wrapping_mul(SCALE),
         _ => ran.wrapping_mul(SCALE) / weight as u64,
     }

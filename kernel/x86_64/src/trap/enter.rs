@@ -27,24 +27,29 @@ pub(super) struct Frame {
     ss: u64,
 }
 
-/// A user program made system call `number`, not the null call; its registers are saved, those of a guest in restricted mode with
-/// the vector registers.
-pub(super) extern "C" fn system_call(number: u64) -> Exit {
-    match number {
-        number::chan_call_short => short_system_call::<{ number::chan_call_short }>(),
-        number::chan_call_cap => short_system_call::<{ number::chan_call_cap }>(),
-        number::chan_reply_recv_short => short_system_call::<{ number::chan_reply_recv_short }>(),
-        number::chan_send_short => short_system_call::<{ number::chan_send_short }>(),
-        number::chan_recv_short => short_system_call::<{ number::chan_recv_short }>(),
-        number::thread_yield => short_system_call::<{ number::thread_yield }>(),
-        number::cap_revoke => short_system_call::<{ number::cap_revoke }>(),
-        _ => long_system_call(number),
-    }
-}
+/// What a system call leads to: its number in, how the kernel is left out. The user program's registers are saved, those of a
+/// guest in restricted mode with the vector registers.
+type SystemCall = extern "C" fn(u64) -> Exit;
+
+/// The last number that has a short way.
+pub(super) const LAST_SHORT: u64 = number::chan_call_cap;
+
+/// What each number up to that leads to. The null call's is only for guests: other programs' ends in the assembly.
+pub(super) static SYSTEM_CALLS: [SystemCall; LAST_SHORT as usize + 1] = {
+    let mut calls: [SystemCall; LAST_SHORT as usize + 1] = [long_system_call; LAST_SHORT as usize + 1];
+    calls[number::chan_call_short as usize] = short_system_call::<{ number::chan_call_short }>;
+    calls[number::chan_call_cap as usize] = short_system_call::<{ number::chan_call_cap }>;
+    calls[number::chan_reply_recv_short as usize] = short_system_call::<{ number::chan_reply_recv_short }>;
+    calls[number::chan_send_short as usize] = short_system_call::<{ number::chan_send_short }>;
+    calls[number::chan_recv_short as usize] = short_system_call::<{ number::chan_recv_short }>;
+    calls[number::thread_yield as usize] = short_system_call::<{ number::thread_yield }>;
+    calls[number::cap_revoke as usize] = short_system_call::<{ number::cap_revoke }>;
+    calls
+};
 
 /// One of those that have a short way. Each is a function of its own, so that none saves registers for the others.
 #[inline(never)]
-extern "C" fn short_system_call<const NUMBER: u64>() -> Exit {
+extern "C" fn short_system_call<const NUMBER: u64>(_: u64) -> Exit {
     let cpu = this_cpu();
     measure::entered(cpu, NUMBER);
     let mut kernel = lock(cpu);
@@ -52,7 +57,7 @@ extern "C" fn short_system_call<const NUMBER: u64>() -> Exit {
         // A thread whose vector registers are kept does not get here.
         Some(Direct::Same) => Exit::Same,
         Some(Direct::Switched) => cpu.exit.get(),
-        Some(Direct::Next(next)) => return leave_apart(kernel, cpu, next),
+        Some(Direct::Leave) => return leave_apart(kernel, cpu),
         None => return slow_system_call(kernel, cpu),
     };
     drop(kernel);
@@ -63,16 +68,16 @@ extern "C" fn short_system_call<const NUMBER: u64>() -> Exit {
     exit
 }
 
-/// As [`leave`], where that is seldom.
+/// Leaves after a short way that left the timer to be set, which is seldom.
 #[cold]
 #[inline(never)]
-fn leave_apart(kernel: Locked, cpu: &PerCpu, next: Next) -> Exit {
+fn leave_apart(mut kernel: Locked, cpu: &PerCpu) -> Exit {
+    let next = kernel.direct_leave(cpu.id);
     leave(kernel, cpu, next)
 }
 
 /// One that has none.
-#[inline(never)]
-extern "C" fn long_system_call(number: u64) -> Exit {
+pub(super) extern "C" fn long_system_call(number: u64) -> Exit {
     let cpu = this_cpu();
     measure::entered(cpu, number);
     slow_system_call(lock(cpu), cpu)

@@ -122,8 +122,10 @@ pub(crate) fn take_up(cpu: &PerCpu, id: ThreadId, thread: &mut Thread) -> Exit {
     }
     let modes = thread.vector.modes;
     let load = if thread.vector.saved == 0 { cpu.cleared(modes) } else { &raw mut thread.vector };
-    // What it is until the next entry says otherwise.
-    thread.vector.saved = 0;
+    if thread.vector.saved != 0 {
+        // What it is until the next entry says otherwise.
+        thread.vector.saved = 0;
+    }
     let exit = match thread.entry {
         // Its flags are as the processor saved them.
         EntryKind::SystemCall => Exit::SystemCall,
