@@ -123,8 +123,9 @@ fn life(world: &World, shared: &Region, notes: &Mapping, seed: u64, count: u64) 
 /// The fuzzing child.
 struct Fuzzer {
     random: Random,
-    /// The sending end of the one channel that is served.
+    /// The sending end of the one channel that is served, and the thread that serves it.
     served: Handle,
+    server: Handle,
     handles: Vec<Handle>,
     scratch: Vec<u8>,
 }
@@ -157,7 +158,7 @@ pub(crate) fn child(seed: u64, count: u64) -> i32 {
     let (Ok(counter), Ok(last)) = (notes.atomic_u64(COUNT), notes.atomic_u64(LAST_CALL)) else { return 5 };
     let mut fuzzer = Fuzzer {
         random: Random::new(seed),
-        served: Handle::NONE,
+        served: Handle::NONE, server: Handle::NONE,
         handles: Vec::with_capacity(KEPT + 2),
         scratch: alloc::vec![0; 16384],
     };
@@ -202,7 +203,9 @@ impl Fuzzer {
         self.handles.push(Events::new()?.into_handle());
         self.handles.push(region.into_handle());
         let (inbox, outbox) = Channel::queue(256, 4)?;
-        thread::spawn(move || serve(&inbox))?;
+        let server = thread::spawn(move || serve(&inbox))?;
+        self.server = server.thread().handle();
+        core::mem::forget(server);
         self.served = outbox.into_handle();
         self.handles.push(self.served);
         Ok(())
@@ -225,6 +228,10 @@ impl Fuzzer {
                     used += 1;
                 }
             }
+        }
+        if call.number == number::thread_exit {
+            // The unit is to end with its last thread.
+            let _gone = sys::thread_kill(self.server, 0);
         }
         if call.number == number::chan_call_cap {
             // It has no deadline: somebody must answer.

@@ -79,7 +79,7 @@ pub(crate) struct Ways<'a, M> {
 
 /// Whether a call with this number can go the way of the thread's last one.
 const fn is_line(number: u64) -> bool {
-    matches!(number, number::chan_call_short | number::chan_call_cap | number::chan_reply_recv_short)
+    number != number::cap_revoke
 }
 
 impl<M: Machine> Kernel<M> {
@@ -108,6 +108,9 @@ impl<M: Machine> Kernel<M> {
                 (Some(ways), number::chan_call_short) => ways.call::<false, true>(),
                 (Some(ways), number::chan_call_cap) => ways.call::<true, true>(),
                 (Some(ways), number::chan_reply_recv_short) => ways.reply_recv::<true>(),
+                (Some(ways), number::chan_send_short) => ways.send::<true>(),
+                (Some(ways), number::chan_recv_short) => ways.recv::<true>(),
+                (Some(ways), number::thread_yield) => ways.yields_again(),
                 _ => None,
             };
             if let Some(way) = way {
@@ -141,8 +144,8 @@ impl<M: Machine> Kernel<M> {
             number::chan_call_short => ways.call::<false, false>(),
             number::chan_call_cap => ways.call::<true, false>(),
             number::chan_reply_recv_short => ways.reply_recv::<false>(),
-            number::chan_send_short => ways.send(),
-            number::chan_recv_short => ways.recv(),
+            number::chan_send_short => ways.send::<false>(),
+            number::chan_recv_short => ways.recv::<false>(),
             number::thread_yield => ways.yields(),
             number::cap_revoke => ways.revoke(),
             _ => None,

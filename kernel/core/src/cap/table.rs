@@ -142,6 +142,7 @@ impl CapTable {
     }
 
     /// Fills a slot and says which; `None` when none is spare. `checked` is the epoch in which the grant was found alive, or 0.
+    #[inline(always)]
     pub(crate) fn put(
         &mut self,
         object: Object,
@@ -170,7 +171,7 @@ impl CapTable {
     }
 
     /// Empties the slot of `handle`, which is stale from now on.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn free(&mut self, handle: Handle) -> Option<Slot> {
         let free = self.free;
         let slot = self.slot_mut(handle).ok()?;

@@ -6,11 +6,11 @@ use holm_abi::{ChanFlags, Handle, Rights, Short, ShortFlags};
 use super::check::Header;
 use super::deliver::short_result;
 use super::fast::{arriving, cut_all, put};
-use super::line::{Line, REPLY};
+use super::line::{Line, RECEIVE, REPLY, SEND};
 use super::request::{Into, ReceiveRequest};
 use super::{ChannelId, ChannelWait, End, Stage, Waiting};
 use crate::cap::GrantId;
-use crate::cap::short::Moving;
+use crate::cap::short::{Moved, move_one};
 use crate::cap::table::Content;
 use crate::direct::{Way, Ways};
 use crate::machine::{Machine, Nanos};
@@ -77,8 +77,11 @@ impl<M: Machine> Ways<'_, M> {
         let word = from.registers.rdi;
         let unit = units.get_mut(from.unit)?;
         let (found, bytes, priority, partner) = if KNOWN {
-            let (found, partner) = from.calls.line.holds(*stamp, word)?;
-            (found, FULL, 0, Some(partner))
+            let line = &from.calls.line;
+            if !line.holds(*stamp, word) {
+                return None;
+            }
+            (line.through, FULL, 0, Some(line.peer))
         } else {
             let (bytes, priority) = shape(word, FULL, true)?;
             (through(unit, word, Rights::SEND, epoch)?, bytes, priority, None)
@@ -89,7 +92,7 @@ impl<M: Machine> Ways<'_, M> {
         let rt_safe = CAP && channel.flags.contains(ChanFlags::RT_SAFE);
         let peer = channel.side_mut(end.peer());
         let inbox = peer.inbox.as_mut()?;
-        if !KNOWN && (inbox.messages != 0 || u32::from(bytes) > inbox.made().message) {
+        if inbox.messages != 0 || (!KNOWN && u32::from(bytes) > inbox.made().message) {
             return None;
         }
         // More than one come by other entries only.
@@ -117,15 +120,13 @@ impl<M: Machine> Ways<'_, M> {
                 return None;
             }
             let (giver, taker) = (from.unit, to.unit);
-            let moving = Moving::decide(units, grants, second, (giver, taker), id)?;
-            if moving.is_channel() {
+            let Moved { handle, channel } = move_one(units, grants, second, (giver, taker), id)?;
+            // Nothing fails from here on.
+            if channel {
                 // The handle may be one that is known.
                 stamp.count();
             }
-            let (unit, other) = units.pair_mut(giver, taker)?;
-            // Nothing fails from here on.
-            let cap = moving.go(grants, unit, other, taker)?;
-            (unit, cap)
+            (units.get_mut(giver)?, handle)
         } else {
             (unit, Handle::NONE)
         };
@@ -158,7 +159,7 @@ impl<M: Machine> Ways<'_, M> {
         entry.syscalls += 1;
         let now = machine.now();
         let wait = Wait::Channel(ChannelWait { channel: id, end, what: Waiting::Reply });
-        let timed = entry.hand_over(from, unit, wait, server, to, now, config.turn);
+        let timed = entry.hand_over::<KNOWN>(from, unit, wait, server, to, now, config.turn);
         Some(Self::switched(machine, timed, from, (server, to), now))
     }
 
@@ -170,18 +171,22 @@ impl<M: Machine> Ways<'_, M> {
         let (current, waiting_fixed, stamp) = (self.current, self.waiting_fixed, self.stamp);
         let from = threads.get(current)?;
         let token = from.registers.rsi;
-        let target = from.calls.callers?;
+        let word = from.registers.rdi;
+        let line = &from.calls.line;
+        let target = if KNOWN {
+            if !line.holds(*stamp, word | REPLY) || from.calls.callers != Some(line.peer) {
+                return None;
+            }
+            line.peer
+        } else {
+            from.calls.callers?
+        };
         if token as u32 != target.index() {
             return None;
         }
-        let word = from.registers.rdi;
         let unit = units.get_mut(from.unit)?;
         let (found, bytes, priority) = if KNOWN {
-            let (found, partner) = from.calls.line.holds(*stamp, word | REPLY)?;
-            if partner != target {
-                return None;
-            }
-            (found, FULL, 0)
+            (line.through, FULL, 0)
         } else {
             let (bytes, priority) = shape(word & !CAP_ROOM, FULL, true)?;
             (through(unit, word, Rights::RECEIVE, epoch)?, bytes, priority)
@@ -196,11 +201,9 @@ impl<M: Machine> Ways<'_, M> {
         if !side.receivers.is_empty() {
             return None;
         }
-        if !KNOWN {
-            let inbox = side.inbox.as_ref()?;
-            if inbox.messages != 0 || u32::from(bytes) > inbox.made().message {
-                return None;
-            }
+        let inbox = side.inbox.as_ref()?;
+        if inbox.messages != 0 || (!KNOWN && u32::from(bytes) > inbox.made().message) {
+            return None;
         }
         let (from, to) = threads.pair_mut(current, target)?;
         let calls = &to.calls;
@@ -234,33 +237,41 @@ impl<M: Machine> Ways<'_, M> {
         entry.syscalls += 1;
         let now = machine.now();
         let wait = Wait::Channel(ChannelWait { channel: id, end, what: Waiting::Message });
-        let timed = entry.hand_over(from, unit, wait, target, to, now, config.turn);
+        let timed = entry.hand_over::<KNOWN>(from, unit, wait, target, to, now, config.turn);
         Some(Self::switched(machine, timed, from, (target, to), now))
     }
 
-    /// A message for which there is room, and for which nobody waits.
+    /// A message for which there is room, and for which nobody waits. `KNOWN` as for [`Ways::call`].
     #[inline(always)]
-    pub(crate) fn send(self) -> Option<Way> {
-        let Self { threads, units, channels, work, counts, config, epoch, entry, current, .. } = self;
-        if config.payload_crc {
+    pub(crate) fn send<const KNOWN: bool>(self) -> Option<Way> {
+        let Self { threads, units, channels, work, counts, config, epoch, entry, current, stamp, .. } = self;
+        if !KNOWN && config.payload_crc {
             return None;
         }
         let from = threads.get_mut(current)?;
         let word = from.registers.rdi;
-        let (bytes, priority) = shape(word, FULL, false)?;
-        let unit = units.get_mut(from.unit)?;
-        let Through { id, end, badge, .. } = through(unit, word, Rights::SEND, epoch)?;
+        let (found, bytes, priority) = if KNOWN {
+            if !from.calls.sent.holds(*stamp, word | SEND) {
+                return None;
+            }
+            (from.calls.sent.through, FULL, 0)
+        } else {
+            let (bytes, priority) = shape(word, FULL, false)?;
+            let unit = units.get_mut(from.unit)?;
+            (through(unit, word, Rights::SEND, epoch)?, bytes, priority)
+        };
+        let Through { id, end, badge, .. } = found;
         let channel = channels.get_mut(id)?;
-        if !channel.side(end).senders.is_empty() {
+        if !KNOWN && !channel.side(end).senders.is_empty() {
             return None;
         }
         let peer = channel.side_mut(end.peer());
         let length = u32::from(bytes);
-        if peer.closed || !peer.receivers.is_empty() || peer.watchers.count != 0 {
+        if !peer.receivers.is_empty() || (!KNOWN && (peer.closed || peer.watchers.count != 0)) {
             return None;
         }
         let inbox = peer.inbox.as_mut()?;
-        if length > inbox.made().message || u64::from(length) > inbox.max_bytes || !inbox.fits(length) {
+        if !KNOWN && (length > inbox.made().message || u64::from(length) > inbox.max_bytes) {
             return None;
         }
         let words = [from.registers.rdx, from.registers.r10, from.registers.r8, from.registers.r9];
@@ -268,6 +279,9 @@ impl<M: Machine> Ways<'_, M> {
         let header = Header { sequence, sender: from.unit.number(), badge, length, priority, ..Header::default() };
         inbox.push_short(header.sealed(), words)?;
         // Nothing failed.
+        if !KNOWN {
+            from.calls.sent = Line::of(*stamp, word | SEND, found, current);
+        }
         work.sequence = sequence;
         counts.messages_sent += 1;
         from.registers.rax = 0;
@@ -276,23 +290,31 @@ impl<M: Machine> Ways<'_, M> {
         Some(Way::Same)
     }
 
-    /// The message that is first in the inbox, when it is short and nobody waits for its room.
+    /// The message that is first in the inbox, when it is short and nobody waits for its room. `KNOWN` as for [`Ways::call`].
     #[inline(always)]
-    pub(crate) fn recv(self) -> Option<Way> {
-        let Self { threads, units, channels, counts, epoch, entry, current, .. } = self;
+    pub(crate) fn recv<const KNOWN: bool>(self) -> Option<Way> {
+        let Self { threads, units, channels, counts, epoch, entry, current, stamp, .. } = self;
         let to = threads.get_mut(current)?;
         let word = to.registers.rdi;
-        shape(word, 0, false)?;
-        let unit = units.get_mut(to.unit)?;
-        let Through { id, end, grant, .. } = through(unit, word, Rights::RECEIVE, epoch)?;
+        let found = if KNOWN {
+            if !to.calls.line.holds(*stamp, word | RECEIVE) {
+                return None;
+            }
+            to.calls.line.through
+        } else {
+            shape(word, 0, false)?;
+            let unit = units.get_mut(to.unit)?;
+            through(unit, word, Rights::RECEIVE, epoch)?
+        };
+        let Through { id, end, grant, .. } = found;
         let channel = channels.get_mut(id)?;
         let peer = channel.side(end.peer());
-        if !peer.senders.is_empty() || peer.watchers.count != 0 {
+        if !KNOWN && (!peer.senders.is_empty() || peer.watchers.count != 0) {
             return None;
         }
         let side = channel.side_mut(end);
         let inbox = side.inbox.as_mut()?;
-        if side.closed {
+        if !KNOWN && side.closed {
             return None;
         }
         let (header, words) = inbox.take_short()?;
@@ -300,7 +322,10 @@ impl<M: Machine> Ways<'_, M> {
         inbox.received += 1;
         counts.messages_received += 1;
         side.server = Some(current);
-        to.calls.receive = ReceiveRequest { grant: Some(grant), epoch, ..ReceiveRequest::SHORT };
+        if !KNOWN {
+            to.calls.receive = ReceiveRequest { grant: Some(grant), epoch, ..ReceiveRequest::SHORT };
+            to.calls.line = Line::of(*stamp, word | RECEIVE, found, current);
+        }
         let rax = short_result(header.length as u8, header.priority, 0, Handle::NONE);
         put(&mut to.registers, cut_all(words, header.length as u8), rax, 0, header.badge);
         to.syscalls += 1;

@@ -48,8 +48,7 @@ use crate::unit::UnitId;
 
 pub(crate) use check::Sampling;
 use inbox::Inbox;
-use line::Line;
-pub(crate) use line::Stamp;
+pub(crate) use line::{Line, Stamp};
 use request::{ReceiveRequest, SendRequest};
 
 /// Names a channel.
@@ -195,8 +194,9 @@ enum Stage {
 pub struct ThreadCalls {
     /// What it wants to send.
     send: SendRequest,
-    /// What its last short call or reply found out.
-    line: Line,
+    /// What its last short call, reply, receive or yield found out, and its last short send.
+    pub(crate) line: Line,
+    sent: Line,
     /// Where it wants to receive.
     receive: ReceiveRequest,
     /// How far its own call came.

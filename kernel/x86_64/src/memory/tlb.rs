@@ -29,27 +29,27 @@ pub(crate) struct Tags {
     /// Serial number and generation of the space that uses the tag; see [`Spaces::generation`].
     tags: [Cell<(u64, u64)>; TAGS as usize],
     /// How the space that uses the tag is loaded.
-    known: [Cell<Known>; TAGS as usize],
+    known: [Known; TAGS as usize],
     /// Whether the processor has tags at all.
     pub(crate) enabled: Cell<bool>,
 }
 
 /// What was found out about a space when it was last entered with a look at its generation; true until the next flush of any.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 struct Known {
-    space: SpaceId,
+    space: Cell<SpaceId>,
     /// Of all spaces: [`Spaces::flushes`].
-    flushes: u64,
+    flushes: Cell<u64>,
     /// What CR3 is loaded with.
-    root: u64,
+    root: Cell<u64>,
 }
 
 impl Tags {
     pub(crate) const fn new() -> Self {
-        const NOTHING: Known = Known { space: NO_SPACE, flushes: 0, root: 0 };
         Self {
             tags: [const { Cell::new((0, 0)) }; TAGS as usize],
-            known: [const { Cell::new(NOTHING) }; TAGS as usize],
+            known: [const { Known { space: Cell::new(NO_SPACE), flushes: Cell::new(0), root: Cell::new(0) } };
+                TAGS as usize],
             enabled: Cell::new(false),
         }
     }
@@ -65,9 +65,9 @@ pub(crate) fn enter(cpu: &PerCpu, spaces: &Spaces, id: SpaceId) {
     if cpu.space.get() == id {
         return;
     }
-    let known = cpu.tags.known[tag(id) as usize].get();
-    let root = if known.space == id && known.flushes == spaces.flushes() {
-        known.root
+    let known = &cpu.tags.known[tag(id) as usize];
+    let root = if known.space.get() == id && known.flushes.get() == spaces.flushes() {
+        known.root.get()
     } else if let Some(root) = look(cpu, spaces, id) {
         root
     } else {
@@ -87,7 +87,8 @@ fn look(cpu: &PerCpu, spaces: &Spaces, id: SpaceId) -> Option<u64> {
     let wanted = (space.serial, spaces.generation(space));
     let tag = tag(id);
     let keeps = if cpu.tags.enabled.get() { space.root.0 | u64::from(tag) | KEEP } else { space.root.0 };
-    cpu.tags.known[tag as usize].set(Known { space: id, flushes: spaces.flushes(), root: keeps });
+    let known = &cpu.tags.known[tag as usize];
+    (known.space.set(id), known.flushes.set(spaces.flushes()), known.root.set(keeps));
     Some(if cpu.tags.tags[tag as usize].get() == wanted { keeps } else { first_use(cpu, space.root.0, tag, wanted) })
 }
 
