@@ -158,7 +158,8 @@ pub(crate) fn child(seed: u64, count: u64) -> i32 {
     let (Ok(counter), Ok(last)) = (notes.atomic_u64(COUNT), notes.atomic_u64(LAST_CALL)) else { return 5 };
     let mut fuzzer = Fuzzer {
         random: Random::new(seed),
-        served: Handle::NONE, server: Handle::NONE,
+        served: Handle::NONE,
+        server: Handle::NONE,
         handles: Vec::with_capacity(KEPT + 2),
         scratch: alloc::vec![0; 16384],
     };

@@ -221,6 +221,18 @@ impl Short {
         Self::parts(Handle::from_raw(word as i32), word)
     }
 
+    /// What the kernel answered: as [`Short::from_result`], of a result that is known to be one.
+    #[inline]
+    #[must_use]
+    pub const fn told(word: u64) -> Self {
+        Self {
+            channel: Handle::from_raw(word as i32),
+            bytes: (word >> 32) as u8,
+            priority: (word >> 40) as u8,
+            flags: ShortFlags(word >> 48 & ShortFlags::ALL.0),
+        }
+    }
+
     #[inline]
     const fn parts(channel: Handle, word: u64) -> Result<Self, Error> {
         let (bytes, priority) = ((word >> 32) as u8, (word >> 40) as u8);

@@ -104,7 +104,8 @@ impl<M: Machine> Kernel<M> {
     #[inline(always)]
     pub fn direct_of<const NUMBER: u64>(&mut self, cpu: CpuId) -> Option<Direct> {
         if is_line(NUMBER) {
-            let way = match (self.ways(cpu), NUMBER) {
+            // What is to be attended to comes with a new stamp.
+            let way = match (self.ways::<true>(cpu), NUMBER) {
                 (Some(ways), number::chan_call_short) => ways.call::<false, true>(),
                 (Some(ways), number::chan_call_cap) => ways.call::<true, true>(),
                 (Some(ways), number::chan_reply_recv_short) => ways.reply_recv::<true>(),
@@ -135,7 +136,7 @@ impl<M: Machine> Kernel<M> {
         if !is_line(NUMBER) {
             self.sched.stamp.count();
         }
-        let ways = self.ways(cpu)?;
+        let ways = self.ways::<false>(cpu)?;
         // Its vector registers are kept over system calls, or its guest made this one.
         if ways.threads.get(ways.current)?.restricted.is_bound() {
             return None;
@@ -153,16 +154,17 @@ impl<M: Machine> Kernel<M> {
         Some(way?.told(&mut self.sched.clock))
     }
 
-    /// What the short ways have to do with, on a processor that runs a thread and has nothing to attend to.
+    /// What the short ways have to do with, on a processor that runs a thread and has nothing to attend to; `KNOWN`: that is
+    /// to be known otherwise.
     #[inline(always)]
-    fn ways(&mut self, cpu: CpuId) -> Option<Ways<'_, M>> {
+    fn ways<const KNOWN: bool>(&mut self, cpu: CpuId) -> Option<Ways<'_, M>> {
         #[cfg(test)]
         if self.channel_work.slow_only {
             return None;
         }
         let alone = self.sched.cpus.len() == 1;
         let entry = self.sched.cpus.get_mut(cpu.0 as usize)?;
-        if entry.attention != 0 {
+        if !KNOWN && entry.attention != 0 {
             return None;
         }
         let current = entry.current?;

@@ -54,7 +54,7 @@ impl TryFrom<Answer> for ShortAnswer {
     #[inline]
     fn try_from(answer: Answer) -> Result<Self, Error> {
         Ok(Self {
-            short: Short::from_result(answer.result()?)?,
+            short: Short::told(answer.result()?),
             words: [answer.rdx, answer.r10, answer.r8, answer.r9],
             token: answer.rdi,
             badge: answer.rsi,

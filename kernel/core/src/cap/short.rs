@@ -31,7 +31,9 @@ pub(crate) fn move_one(
     (from_id, to_id): (UnitId, UnitId),
     over: ChannelId,
 ) -> Option<Moved> {
-    let CapTransfer { cap, mode: TransferMode::Move, rights } = CapTransfer::from_register(word).ok()? else { return None };
+    let CapTransfer { cap, mode: TransferMode::Move, rights } = CapTransfer::from_register(word).ok()? else {
+        return None;
+    };
     // Units above pay for both: there must be room in all of them meanwhile.
     let mut above = units.get(to_id)?.parent;
     while let Some(id) = above {

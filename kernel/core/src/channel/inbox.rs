@@ -273,8 +273,7 @@ impl Inbox {
     pub(crate) fn remove(&mut self, index: u32) -> Option<Header> {
         let slot = self.slots.get_mut(index as usize)?;
         let (next, previous) = (slot.next, slot.previous);
-        // It stays where it was until the next one comes.
-        let header = slot.header;
+        let header = core::mem::take(&mut slot.header);
         let lane_index = usize::from(slot.lane);
         if let Some(before) = self.slots.get_mut(previous as usize) {
             before.next = next;
@@ -373,6 +372,7 @@ impl Inbox {
         let next = slot.next;
         *end = self.free_block;
         self.free_block = block;
+        slot.header = Header::default();
         slot.block = END;
         slot.size = 0;
         slot.next = self.free_slot;

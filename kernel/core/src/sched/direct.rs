@@ -103,7 +103,8 @@ impl Cpu {
             self.turn_ends = Nanos::NEVER;
             return false;
         }
-        let length = if !FIXED && state.class == Class::BestEffort { fair::turn(length, state.params.weight) } else { length };
+        let length =
+            if !FIXED && state.class == Class::BestEffort { fair::turn(length, state.params.weight) } else { length };
         self.turn_ends = now.after(length);
         if self.turn_ends < self.armed {
             self.attention |= attention::TIMER;
