@@ -451,7 +451,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
+        #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
         #[test]
         fn the_short_way_leads_where_the_long_one_does(
             cpus in 1u32..3,
@@ -466,7 +466,7 @@ mod tests {
             ],
             spare in prop_oneof![Just(u64::MAX), 2u64..6],
             steps in prop::collection::vec(
-                (0u8..13, 0usize..3, prop_oneof![1u64..500, Just(2u64)], 0u64..900_000, 1usize..5), 1..80,
+                (0u8..13, 0usize..3, prop_oneof![1u64..500, Just(2u64)], 0u64..900_000, 1usize..5), 1..50,
             ),
         ) {
             let mut short = World::of(cpus, &params, parents, spare);

@@ -56,12 +56,12 @@ pub(crate) fn move_one(
         _ => return None,
     };
     let slot = from.caps.slot_by(word as u16, (word >> 16) as u16)?;
-    let (Content::Held(id), object) = (slot.content, slot.object) else { return None };
-    let channel = matches!(object, Object::Channel(..));
+    let Content::Held(id) = slot.content else { return None };
+    let channel = matches!(slot.object, Object::Channel(..));
     if slot.checked != epoch
         || !slot.rights.contains(Rights::TRANSFER.or(rights))
-        || object.object_type().concurrency_class() == ConcurrencyClass::LocalOnly
-        || matches!(object, Object::Channel(id, _) if id == over)
+        || slot.object.object_type().concurrency_class() == ConcurrencyClass::LocalOnly
+        || matches!(slot.object, Object::Channel(id, _) if id == over)
     {
         return None;
     }
@@ -72,7 +72,7 @@ pub(crate) fn move_one(
     // Nothing fails from here on.
     grant.rights = grant.rights.and(rights);
     grant.payer = to_id;
-    let handle = to.caps.put(object, grant.rights, grant.badge, Content::Held(id), epoch)?;
+    let handle = to.caps.put(grant.object, grant.rights, grant.badge, Content::Held(id), epoch)?;
     grant.holder = Holder::Unit(to_id, handle);
     from.caps.free(cap)?;
     from.holds = from.holds.saturating_sub(1);
