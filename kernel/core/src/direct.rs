@@ -115,6 +115,10 @@ impl<M: Machine> Kernel<M> {
                 _ => None,
             };
             if let Some(way) = way {
+                #[cfg(test)]
+                {
+                    self.channel_work.known += 1;
+                }
                 return Some(way.told(&mut self.sched.clock));
             }
             return self.direct_look::<NUMBER>(cpu);
@@ -245,6 +249,8 @@ mod tests {
         callers: Vec<Caller>,
         handles: Vec<[Handle; 2]>,
         channels: Vec<ChannelId>,
+        /// A handle that was closed: the next step uses it.
+        stale: Option<Handle>,
         taken: u32,
     }
 
@@ -290,7 +296,7 @@ mod tests {
             for cpu in (0..cpus).map(CpuId) {
                 kernel.kicked(cpu);
             }
-            Self { kernel, units, callers, handles, channels, taken: 0 }
+            Self { kernel, units, callers, handles, channels, stale: None, taken: 0 }
         }
 
         /// A capability of the console of `unit`, as a call carries it.
@@ -313,6 +319,25 @@ mod tests {
             CapTransfer { cap, mode, rights }.register()
         }
 
+        /// The current thread closes a handle of a channel by a system call, and another one takes its place.
+        fn replace(&mut self, cpu: CpuId, unit: UnitId, which: usize, serves: bool) -> String {
+            let which = which % self.handles.len();
+            let old = self.handles[which][usize::from(serves)];
+            let kernel = &mut self.kernel;
+            let Ok(cap) = kernel.resolve(unit, old, Types::ANY, Rights::NONE) else { return String::new() };
+            let Ok(new) = kernel.cap_install(unit, cap.object, cap.rights, TransferFlags::ALL) else {
+                return String::new();
+            };
+            self.handles[which][usize::from(serves)] = new;
+            self.stale = Some(old);
+            let current = kernel.sched.cpus[cpu.0 as usize].current.unwrap();
+            let registers = &mut kernel.running(current).unwrap().registers;
+            (registers.rax, registers.rdi) = (number::cap_close, old.raw() as u64);
+            kernel.system_call_slowly(cpu);
+            self.drain();
+            String::new()
+        }
+
         /// What happens on `cpu` next; says what it does then.
         fn step(&mut self, cpu: CpuId, op: u8, which: usize, word: u64) -> String {
             let kernel = &mut self.kernel;
@@ -321,6 +346,10 @@ mod tests {
             let serves = self.callers[3..].iter().any(|caller| caller.thread == current);
             let [send, receive] = self.handles[which % self.handles.len()];
             let channel = if serves { receive } else { send };
+            if op == 13 {
+                return self.replace(cpu, unit, which, serves);
+            }
+            let channel = self.stale.take().unwrap_or(channel);
             let bytes = if word.is_multiple_of(7) { (word % 40) as u8 } else { 32 };
             let flags = if op == 7 { ShortFlags::NONBLOCK } else { ShortFlags::NONE };
             let flags = if serves && !word.is_multiple_of(4) { flags | ShortFlags::CAP } else { flags };
@@ -466,7 +495,15 @@ mod tests {
             ],
             spare in prop_oneof![Just(u64::MAX), 2u64..6],
             steps in prop::collection::vec(
-                (0u8..13, 0usize..3, prop_oneof![1u64..500, Just(2u64)], 0u64..900_000, 1usize..5), 1..50,
+                (
+                    prop_oneof![2 => Just(0u8), 3 => 0u8..14],
+                    prop_oneof![Just(0usize), 0usize..3],
+                    // Usual messages, with room for a capability and without, and others.
+                    prop_oneof![3 => Just(3u64), 2 => Just(12u64), 2 => 1u64..500],
+                    0u64..900_000,
+                    1usize..5,
+                ),
+                1..50,
             ),
         ) {
             let mut short = World::of(cpus, &params, parents, spare);
@@ -525,6 +562,47 @@ mod tests {
         short(&mut world, 0, "a reply");
         short(&mut world, 8, "a revocation");
         assert_eq!(world.kernel.sched.cpus[0].current, Some(world.callers[0].thread));
+    }
+
+    #[test]
+    fn what_is_known_is_used_until_the_kernel_is_entered_in_another_way() {
+        let cpu = CpuId(0);
+        let known = |world: &mut World, op: u8| {
+            let before = world.kernel.channel_work.known;
+            world.step(cpu, op, 0, 12);
+            world.kernel.channel_work.known - before
+        };
+        let turn_to = |world: &mut World, caller: usize| {
+            for _ in 0..6 {
+                if world.kernel.sched.cpus[0].current != Some(world.callers[caller].thread) {
+                    world.step(cpu, 5, 0, 12);
+                }
+            }
+        };
+        let mut world = World::new(1, &[Params::default(); 6]);
+        turn_to(&mut world, 3);
+        world.step(cpu, 4, 0, 12);
+        turn_to(&mut world, 0);
+        // The call and the reply of each round.
+        let round = |world: &mut World| [known(world, 0), known(world, 0)];
+        assert_eq!(round(&mut world), [0, 0]);
+        assert_eq!(round(&mut world), [1, 1]);
+        assert_eq!(round(&mut world), [1, 1]);
+        world.step(cpu, 6, 0, 12);
+        assert_eq!(round(&mut world), [0, 0], "after another system call");
+        world.step(cpu, 8, 0, 12);
+        assert_eq!(round(&mut world), [0, 0], "after a revocation, the long way");
+        assert_eq!(round(&mut world), [0, 0], "with handles that were found alive");
+        assert_eq!(round(&mut world), [1, 1]);
+        world.step(cpu, 13, 0, 12);
+        assert_eq!(known(&mut world, 0), 0, "by a handle that was closed");
+        let mut world = World::new(1, &[Params::default(); 6]);
+        turn_to(&mut world, 0);
+        assert_eq!([known(&mut world, 3), known(&mut world, 3)], [0, 1], "messages into the inbox");
+        let [high, low] = [Params::fixed(4), Params::fixed(3)];
+        let mut world = World::new(1, &[high, high, low, low, low, low]);
+        let yields = [known(&mut world, 5), known(&mut world, 5), known(&mut world, 5), known(&mut world, 5)];
+        assert_eq!(yields, [0, 0, 1, 1]);
     }
 
     #[test]

@@ -238,6 +238,9 @@ pub struct ChannelWork {
     /// Tests only: take the slow path always.
     #[cfg(test)]
     pub(crate) slow_only: bool,
+    /// Tests only: how often a call went the way of the last one.
+    #[cfg(test)]
+    pub(crate) known: u32,
 }
 
 impl ChannelWork {
