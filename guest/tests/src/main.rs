@@ -16,6 +16,7 @@ mod events;
 mod fuzz;
 mod harness;
 mod memory;
+mod pieces;
 mod restricted;
 mod roles;
 mod sched;

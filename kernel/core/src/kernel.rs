@@ -173,6 +173,11 @@ impl<M: Machine> Kernel<M> {
         &mut self.machine
     }
 
+    /// Where the system calls of a processor are counted, for a machine that does some of them by itself.
+    pub fn system_call_counter(&mut self, cpu: CpuId) -> Option<&mut u64> {
+        self.sched.cpu_mut(cpu).map(|entry| &mut entry.syscalls)
+    }
+
     /// The thread that a [`Next::Run`] named: the machine layer loads its registers, and saves them there at the next entry.
     pub fn running(&mut self, thread: ThreadId) -> Option<&mut Thread> {
         self.threads.get_mut(thread)

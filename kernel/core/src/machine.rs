@@ -3,6 +3,8 @@
 //! The kernel's logic runs over this trait and touches no hardware. `kernel/x86_64` implements it for real; `sim`
 //! implements it for tests, with several processors and virtual time. Every function is called with the kernel locked.
 
+use core::fmt;
+
 use crate::thread::{Thread, ThreadId};
 
 /// A processor, counted from 0 in the order in which they were started.
@@ -88,6 +90,17 @@ pub struct LongestEntry {
 impl LongestEntry {
     /// Tells vectors from system calls.
     pub const VECTOR: u64 = 1 << 16;
+}
+
+/// How the kernel was entered.
+impl fmt::Display for LongestEntry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (holm_abi::call(self.entry), self.entry.checked_sub(Self::VECTOR)) {
+            (Some(call), _) => f.write_str(call.name),
+            (None, Some(vector)) => write!(f, "vector-{vector:#x}"),
+            (None, None) => write!(f, "call-{}", self.entry),
+        }
+    }
 }
 
 /// There was no frame for a page table.
@@ -229,6 +242,10 @@ pub trait Machine {
 
     /// The processor that is in the kernel leaves it with this thread and its address space. After [`Machine::set_down`].
     fn take_up(&mut self, to: ThreadId, thread: &mut Thread);
+
+    /// Ends what [`crate::Kernel::crossing`] allowed, on every processor: it is asked again before it is used again. For a
+    /// machine that takes no such way there is nothing to do.
+    fn crossings_end(&mut self) {}
 
     /// Stops the machine as soon as the kernel is left. Returns, so that tests can go on.
     fn halt(&mut self, how: Halt);

@@ -2,7 +2,7 @@
 //! other processors ask of it meanwhile.
 
 use core::cell::UnsafeCell;
-use core::mem::MaybeUninit;
+use core::mem::{MaybeUninit, offset_of};
 use core::ops::{Deref, DerefMut};
 use core::sync::atomic::{AtomicU32, Ordering};
 
@@ -12,17 +12,23 @@ use crate::machine::X86;
 use crate::memory::tlb;
 use crate::percpu::PerCpu;
 
-struct Lock {
+/// The lock and what it guards. Processors that find it free may take it in assembly, too: see [`crate::trap::crossing`].
+pub(crate) struct Lock {
     next: AtomicU32,
     serving: AtomicU32,
     kernel: UnsafeCell<MaybeUninit<Kernel<X86>>>,
 }
 
+/// Where the next ticket is.
+pub(crate) const NEXT: usize = offset_of!(Lock, next);
+/// Where the ticket is that is served: one less than the next when the lock is taken and nobody waits, the same when it is free.
+pub(crate) const SERVING: usize = offset_of!(Lock, serving);
+
 // SAFETY: `kernel` is only reached through a `Locked`, of which there is one at a time.
 unsafe impl Sync for Lock {}
 
 /// Ticket 0 is boot's: it is served until `start` has put the kernel in.
-static LOCK: Lock =
+pub(crate) static LOCK: Lock =
     Lock { next: AtomicU32::new(1), serving: AtomicU32::new(0), kernel: UnsafeCell::new(MaybeUninit::uninit()) };
 
 /// The kernel, locked. Dropping it lets the next processor in.

@@ -13,7 +13,7 @@ use crate::memory::space::Spaces;
 use crate::memory::{Physical, tlb};
 use crate::percpu::{self, NO_SPACE, PerCpu, this_cpu};
 use crate::time::clock::Clock;
-use crate::trap::leave;
+use crate::trap::{crossing, leave};
 use crate::{apic, measure, power, serial};
 
 /// The real machine.
@@ -239,6 +239,10 @@ impl Machine for X86 {
         let cpu = this_cpu();
         tlb::enter(cpu, &self.spaces, thread.space);
         cpu.exit.set(leave::take_up(cpu, to, thread));
+    }
+
+    fn crossings_end(&mut self) {
+        crossing::end_all();
     }
 
     fn halt(&mut self, how: Halt) {

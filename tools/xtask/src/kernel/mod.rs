@@ -155,6 +155,6 @@ fn test_with(parts: &[Part], tests: &Tests) -> Result<Outcome> {
 ///
 /// # Errors
 /// When it does not build.
-pub(crate) fn for_measuring(measure: build::Measure) -> Result<Built> {
-    build::all(Profile::Standard, measure, &Tests::default())
+pub(crate) fn for_measuring(measure: build::Measure, tests: &Tests) -> Result<Built> {
+    build::all(Profile::Standard, measure, tests)
 }
