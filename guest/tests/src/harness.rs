@@ -167,6 +167,7 @@ pub(crate) fn run(words: &[&str]) -> usize {
         crate::sched::TESTS,
         crate::restricted::TESTS,
         crate::system::TESTS,
+        crate::guards::TESTS,
         crate::starved::TESTS,
         crate::waits::TESTS,
         crate::pieces::TESTS,

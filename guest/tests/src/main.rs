@@ -14,6 +14,7 @@ mod channels;
 mod errors;
 mod events;
 mod fuzz;
+mod guards;
 mod harness;
 mod memory;
 mod pieces;

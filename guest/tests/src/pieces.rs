@@ -31,6 +31,12 @@ pub(crate) const TESTS: &[Test] = &[
     ("pieces_of_many_waits_end_with_their_channel", many_waits),
 ];
 
+/// What there is before a test; the heap is large enough by then not to grow meanwhile, which would take a region.
+fn settled(world: &World) -> Result<[u64; 5], Failure> {
+    drop(Vec::<u8>::with_capacity(1 << 20));
+    world.inventory()
+}
+
 /// Writes the number of each page into it.
 fn number_pages(mapping: &Mapping, pages: u64) -> Outcome {
     for page in 0..pages {
@@ -47,7 +53,7 @@ fn word(mapping: &Mapping, page: u64) -> Result<u64, Error> {
 
 fn large_region(world: &World) -> Outcome {
     const PAGES: u64 = 4096;
-    let before = world.inventory()?;
+    let before = settled(world)?;
     let region = Region::with(PAGES * PAGE, RegionFlags::COMMIT)?;
     let mapping = region.map(READ_WRITE)?;
     number_pages(&mapping, PAGES)?;
@@ -118,7 +124,7 @@ fn load() -> Result<i32, Error> {
 }
 
 fn laden_unit(world: &World) -> Outcome {
-    let before = world.inventory()?;
+    let before = settled(world)?;
     for _ in 0..2 {
         let (inbox, outbox) = Channel::queue(16, 1)?;
         let unit = world.child("laden", &[]).cap("ready", outbox.moved(Rights::SEND)).start()?;
@@ -142,7 +148,7 @@ fn laden_unit(world: &World) -> Outcome {
 fn wide_revocation(world: &World) -> Outcome {
     // The table of handles grows and stays as large.
     let same = |inventory: [u64; 5]| inventory.into_iter().take(4).collect::<Vec<u64>>();
-    let before = same(world.inventory()?);
+    let before = same(settled(world)?);
     let region = Region::new(PAGE)?;
     let base = region.derive(Rights::READ | Rights::DERIVE)?;
     let mut deep = Vec::new();
@@ -168,7 +174,7 @@ fn wide_revocation(world: &World) -> Outcome {
 
 fn mapped_revocation(world: &World) -> Outcome {
     const PAGES: u64 = 256;
-    let before = world.inventory()?;
+    let before = settled(world)?;
     let region = Region::with(PAGES * PAGE, RegionFlags::COMMIT)?;
     let base = region.derive(Rights::READ | Rights::WRITE | Rights::MAP | Rights::DERIVE | Rights::INSPECT)?;
     let mut mappings = Vec::new();
@@ -191,7 +197,7 @@ fn mapped_revocation(world: &World) -> Outcome {
 
 fn snapshots(world: &World) -> Outcome {
     const PAGES: u64 = 2048;
-    let before = world.inventory()?;
+    let before = settled(world)?;
     let region = Region::new(PAGES * PAGE)?;
     let mapping = region.map(READ_WRITE)?;
     number_pages(&mapping, PAGES)?;
@@ -216,7 +222,7 @@ fn snapshots(world: &World) -> Outcome {
 
 fn many_mappings(world: &World) -> Outcome {
     const PAGES: u64 = 512;
-    let before = world.inventory()?;
+    let before = settled(world)?;
     let region = Region::with(PAGES * PAGE, RegionFlags::COMMIT)?;
     let mut mapping = region.map(READ_WRITE)?;
     number_pages(&mapping, PAGES)?;
@@ -238,7 +244,7 @@ fn many_mappings(world: &World) -> Outcome {
 
 /// One page, mapped in as many places as may be, before and after a snapshot makes it two.
 fn many_views(world: &World) -> Outcome {
-    let before = world.inventory()?;
+    let before = settled(world)?;
     let region = Region::new(2 * PAGE)?;
     region.write(0, &7u64.to_le_bytes())?;
     let mut mappings = Vec::new();
@@ -284,7 +290,7 @@ fn many_views(world: &World) -> Outcome {
 }
 
 fn large_messages(world: &World) -> Outcome {
-    let before = world.inventory()?;
+    let before = settled(world)?;
     let bytes = limits::MAX_MESSAGE as usize;
     let spec = ChanSpec { max_message: bytes as u32, max_messages: 8, max_bytes: 8 * bytes as u64, ..ChanSpec::new() };
     let (inbox, outbox) = Channel::with(&spec)?;
@@ -315,7 +321,7 @@ fn large_messages(world: &World) -> Outcome {
 
 fn many_deadlines(world: &World) -> Outcome {
     const TIMERS: usize = 300;
-    let before = world.inventory()?;
+    let before = settled(world)?;
     let events = Events::new()?;
     let due = Deadline::after(Duration::from_millis(200));
     let mut timers = Vec::new();
@@ -344,7 +350,7 @@ fn many_deadlines(world: &World) -> Outcome {
 }
 
 fn many_waits(world: &World) -> Outcome {
-    let before = world.inventory()?;
+    let before = settled(world)?;
     let (inbox, outbox) = Channel::queue(64, 1)?;
     outbox.send(b"full", soon())?;
     let handle = outbox.handle();

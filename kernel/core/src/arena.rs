@@ -262,6 +262,12 @@ impl<T> Arena<T> {
         }
     }
 
+    /// How many places there are, with and without an object.
+    #[must_use]
+    pub const fn places(&self) -> u32 {
+        (self.chunks.len() * CHUNK) as u32
+    }
+
     /// The object at a place, whatever its generation.
     #[must_use]
     #[inline]

@@ -233,6 +233,15 @@ pub trait Machine {
     /// The longest time between an entry of the kernel and leaving it again so far, with interrupts off.
     fn longest_entry(&self) -> LongestEntry;
 
+    /// The kernel's own code and constants, which never change after boot; empty where there are none to look at.
+    fn text(&self) -> &[u8] {
+        &[]
+    }
+
+    /// How long a processor may be in the kernel before those that wait for it say so; `None`: they need not look. For a
+    /// machine on which nobody waits there is nothing to do.
+    fn watchdog(&mut self, _patience: Option<Nanos>) {}
+
     /// Random bits for identities; best effort where the processor has no source.
     fn random(&mut self) -> u64;
 

@@ -389,6 +389,10 @@ impl<M: Machine> Kernel<M> {
             }
             Fault::Exception { .. } => Err(Error::Fault),
         };
+        if result == Err(Error::Interrupted) {
+            // It faults again, and the next step follows.
+            return;
+        }
         if let Fault::Page { address, write, execute, present } = fault {
             self.trace.counts.page_faults += u64::from(result.is_ok());
             let code = page_error_code(write, execute, present);

@@ -454,6 +454,9 @@ impl World {
                         .any(|cap| cap.channel == known.channel && cap.sends != known.sends && cap.lives());
                     match error {
                         Error::TimedOut | Error::WouldBlock | Error::Canceled => {}
+                        // Of a call through a handle that another thread closed, nobody knows any more whether what it came
+                        // from was revoked (see docs/CAVEATS.md).
+                        Error::Revoked if known.closed => {}
                         Error::PeerClosed => assert!(!other, "a channel closed though somebody holds its other end"),
                         _ => self.expect(cap, right, Err(error), &[]),
                     }
@@ -593,7 +596,8 @@ fn random_histories_follow_the_model() {
     let begin = std::env::var("HOLM_MODEL_SEED").ok().map_or(0, |seed| seed.parse().expect("a number"));
     let length = 1_500;
     for history in 0..u64::div_ceil(steps, length) {
-        let (seed, cpus) = (begin + history, 1 + (history % 4) as u32);
+        let seed = begin + history;
+        let cpus = 1 + (seed % 4) as u32;
         let played = std::panic::catch_unwind(|| play(seed, cpus, length as usize));
         if let Err(why) = played {
             std::eprintln!("HOLM_MODEL_SEED={seed} with {cpus} processors");

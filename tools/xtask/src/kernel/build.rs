@@ -255,8 +255,6 @@ pub(crate) fn host_tests() -> Result<()> {
 pub(crate) fn model(steps: u64, seed: u64) -> Result<()> {
     let mut test = command(&workspace(), cargo(), &["test", "--quiet", "--package", "holm-kernel-core"]);
     test.args(["--lib", "random_histories_follow_the_model"]);
-    // Optimised, with all assertions of a development build.
-    test.env("CARGO_PROFILE_TEST_OPT_LEVEL", "2");
     test.env("HOLM_MODEL_STEPS", steps.to_string()).env("HOLM_MODEL_SEED", seed.to_string());
     output(&mut test).map(drop)
 }
