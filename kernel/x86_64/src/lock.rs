@@ -77,6 +77,19 @@ pub(crate) struct Locked(());
 #[inline]
 pub(crate) fn lock(cpu: &PerCpu) -> Locked {
     let ticket = LOCK.next.fetch_add(1, Ordering::Relaxed);
+    if LOCK.serving.load(Ordering::Acquire) != ticket {
+        wait(cpu, ticket);
+    }
+    if WATCHED {
+        HOLDER.store(cpu.id.0, Ordering::Relaxed);
+    }
+    Locked(())
+}
+
+/// Waits until the ticket is served.
+#[cold]
+#[inline(never)]
+fn wait(cpu: &PerCpu, ticket: u32) {
     let mut waiting = Waiting::default();
     while LOCK.serving.load(Ordering::Acquire) != ticket {
         tlb::serve(cpu);
@@ -85,10 +98,6 @@ pub(crate) fn lock(cpu: &PerCpu) -> Locked {
         }
         core::hint::spin_loop();
     }
-    if WATCHED {
-        HOLDER.store(cpu.id.0, Ordering::Relaxed);
-    }
-    Locked(())
 }
 
 impl Drop for Locked {

@@ -25,6 +25,7 @@ impl<M: Machine> Kernel<M> {
         self.sched.here = cpu;
         self.sched.clock = Nanos(0);
         self.watch_entered(cpu);
+        self.sched.stamp.count();
         self.sched.cpu(cpu)?.current
     }
 

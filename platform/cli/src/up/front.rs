@@ -1,16 +1,21 @@
 //! The ingress as Holm uses it: tables made from the state, and what the agent asks about connections.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 use holm_agent::Connections;
 use holm_control::Control;
+use holm_ingress::apart::{Apart, Launch};
 use holm_ingress::{
-    AppLimits, Backend, BackendState, Config, IngressHandle, IpNet, Listener, ListenerStatus, Rate, Route, RouteLimits,
-    RoutingTable, ServerName,
+    AppLimits, Backend, BackendState, Config, IpNet, Listener, ListenerStatus, Rate, Route, RouteLimits, RoutingTable,
+    ServerName,
 };
 use holm_manifest::{IngressLimits, RouteMatch};
 use holm_model::id::InstanceName;
@@ -67,21 +72,40 @@ impl FromStr for ProxyFrom {
     }
 }
 
+/// How the ingress of a state folder is found and started: by this program, as `holm ingress`.
+pub(crate) fn launch(state_dir: &Path, log_json: bool) -> io::Result<Launch> {
+    let socket = std::path::absolute(state_dir.join("ingress.sock"))?;
+    let mut arguments: Vec<OsString> = vec!["ingress".into(), "--socket".into(), socket.clone().into()];
+    if log_json {
+        arguments.push("--log-json".into());
+    }
+    Ok(Launch { socket, program: own_program()?, arguments })
+}
+
+/// This program by its name, or by the kernel's when another file has that name by now.
+fn own_program() -> io::Result<PathBuf> {
+    const RUNNING: &str = "/proc/self/exe";
+    let named = std::env::current_exe()?;
+    let running = std::fs::metadata(RUNNING)?;
+    let same = std::fs::metadata(&named).is_ok_and(|it| (it.dev(), it.ino()) == (running.dev(), running.ino()));
+    Ok(if same { named } else { RUNNING.into() })
+}
+
 /// A running ingress that follows the state.
 #[derive(Debug)]
 pub(crate) struct Front {
-    ingress: IngressHandle,
+    ingress: Apart,
     listen: Listen,
     /// The entries that are applied.
     applied: watch::Sender<Vec<RoutingEntry>>,
 }
 
 impl Front {
-    pub(crate) fn new(ingress: IngressHandle, listen: Listen) -> Arc<Self> {
+    pub(crate) fn new(ingress: Apart, listen: Listen) -> Arc<Self> {
         Arc::new(Self { ingress, listen, applied: watch::Sender::new(Vec::new()) })
     }
 
-    pub(crate) const fn ingress(&self) -> &IngressHandle {
+    pub(crate) const fn ingress(&self) -> &Apart {
         &self.ingress
     }
 
@@ -109,9 +133,10 @@ impl Front {
     }
 
     /// Listeners that could not be opened, with the reason.
-    pub(crate) fn closed_listeners(&self) -> BTreeMap<SocketAddr, String> {
-        let listeners = self.ingress.stats().listeners.into_iter();
+    pub(crate) async fn closed_listeners(&self) -> BTreeMap<SocketAddr, String> {
+        let listeners = self.ingress.stats().await.unwrap_or_default().listeners;
         listeners
+            .into_iter()
             .filter_map(|(at, status)| match status {
                 ListenerStatus::Open(_) => None,
                 ListenerStatus::Failed(why) => Some((at, why)),
@@ -129,7 +154,7 @@ impl Connections for Front {
             };
             // An error in either wait: the ingress is gone, and with it the connections.
             let _ = self.applied.subscribe().wait_for(gets_none).await;
-            let _ = self.ingress.connections(&instance.to_string()).wait_for(|open| *open == 0).await;
+            let _ = self.ingress.connections(&instance.to_string()).wait_for(|open| *open == Some(0)).await;
         })
     }
 
