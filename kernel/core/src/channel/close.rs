@@ -90,6 +90,10 @@ impl<M: Machine> Kernel<M> {
         }
         let Some(channel) = self.channels.get(id) else { return Progress::Done };
         if channel.sides.iter().all(|side| side.closed) {
+            if channel.queued {
+                // A wait that ended in this step queued it again: it goes in the next one, when the queue does not name it.
+                return Progress::Done;
+            }
             for end in [End::A, End::B] {
                 self.watchers_gone(Source::Channel(id, end));
             }
