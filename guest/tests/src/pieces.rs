@@ -90,7 +90,7 @@ fn load() -> Result<i32, Error> {
         derived.push(region.derive(Rights::READ | Rights::MAP | Rights::TRANSFER | Rights::DERIVE | Rights::INSPECT)?);
     }
     let mut mappings = Vec::new();
-    for one in derived.iter().take(200) {
+    for one in derived.iter().take(150) {
         let mapping = one.map(Protection::READ)?;
         mapping.read(0, &mut [0; 8])?;
         mappings.push(mapping);
