@@ -167,16 +167,27 @@ pub(crate) fn run(words: &[&str]) -> usize {
         crate::sched::TESTS,
         crate::restricted::TESTS,
         crate::system::TESTS,
+        crate::guards::TESTS,
         crate::starved::TESTS,
         crate::waits::TESTS,
+        crate::pieces::TESTS,
         crate::errors::TESTS,
         crate::fuzz::TESTS,
     ];
     let chosen = all.iter().flat_map(|tests| tests.iter());
     let chosen = chosen.filter(|(name, _)| words.is_empty() || words.iter().any(|word| name.contains(word)));
     let (mut passed, mut failed) = (0, 0);
+    let mut longest = 0;
     for (name, test) in chosen {
-        match test(&world) {
+        let outcome = test(&world);
+        if let Ok(metrics) = world.system.metrics()
+            && metrics.max_kernel_ticks > longest
+        {
+            // In ticks: instructions when QEMU counts them; 0 when this kernel does not measure itself.
+            longest = metrics.max_kernel_ticks;
+            println!("longest stretch so far: {longest} by {} in {name}", entry_name(metrics.max_kernel_entry));
+        }
+        match outcome {
             Ok(()) => {
                 passed += 1;
                 println!("test {name} ok");
@@ -195,10 +206,6 @@ pub(crate) fn run(words: &[&str]) -> usize {
                 println!("test errors_every_pair_is_seen_or_listed FAILED: {unseen} pairs, listed above");
             }
         }
-    }
-    if let Ok(metrics) = world.system.metrics() {
-        // In ticks: instructions when QEMU counts them; 0 when this kernel does not measure itself.
-        println!("figure longest-entry {} {}", metrics.max_kernel_ticks, entry_name(metrics.max_kernel_entry));
     }
     println!("tests: {passed} ok, {failed} failed");
     println!("tests done");

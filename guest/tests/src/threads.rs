@@ -77,7 +77,7 @@ fn made_at_once<T: Send + 'static>(make: impl FnOnce() -> Result<T, Error> + Sen
 }
 
 fn higher_rank_first(_: &World) -> Outcome {
-    let order = Arc::new(holm_rt::lock::Mutex::new(Vec::new()));
+    let order = Arc::new(holm_rt::lock::Mutex::new(Vec::with_capacity(8)));
     let ranks = Arc::clone(&order);
     let handles = made_at_once(move || {
         let rank = |priority: u32| {

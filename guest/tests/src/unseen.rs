@@ -76,6 +76,7 @@ const UNSEEN: &[(Error, &[&str], &str)] = &[
         "not provoked yet: something must be there to be written",
     ),
     (Error::Invalid, &["vm_unmap"], "not provoked yet"),
+    (Error::NotSupported, &["kernel_config_set"], "DEV has everything compiled in; STANDARD shows it"),
     (Error::Revoked, &["event_subscribe"], "not provoked yet"),
 ];
 

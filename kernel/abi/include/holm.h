@@ -228,6 +228,7 @@ enum holm_trace_kind {
     HOLM_TRACE_KIND_TIMER = 12, /* A timer expired: timer id, deadline. */
     HOLM_TRACE_KIND_DEADLINE_MISS = 13, /* An EDF deadline was missed: thread id, lateness in nanoseconds. */
     HOLM_TRACE_KIND_THROTTLE = 14, /* An EDF budget was used up: thread id, time of the next. */
+    HOLM_TRACE_KIND_FINDING = 15, /* The kernel found something wrong with itself; the log says it in words. Word 0 says what: 1 a free page was changed (its frame, the offset), 2 a processor does not enter the kernel when asked (its number, nanoseconds), 3 one was in the kernel too long (its number, nanoseconds), 4 a ready thread gets no processor (its id, nanoseconds, unit id), 5 the kernel's text was changed (offset of the page, sum before, sum now). */
 };
 
 /* How the machine ends. */
@@ -854,6 +855,9 @@ struct holm_metrics {
     uint64_t invariant_checks; /* Invariants checked by sampling; 0 for a unit. */
     uint64_t payload_checks; /* Payload checksums made; 0 for a unit. */
     uint64_t max_kernel_entry; /* How the kernel was entered for the longest stretch: a system call's number, or 65,536 plus the vector of an interrupt or exception; 0 for a unit. */
+    uint64_t findings; /* Findings of scrubber, watchdog and text check; 0 for a unit. */
+    uint64_t scrubbed_pages; /* Pages scrubbed; 0 for a unit. */
+    uint64_t text_checks; /* Verifications of the whole text of the kernel; 0 for a unit. */
 };
 #define HOLM_METRICS_VERSION 1
 
@@ -896,9 +900,9 @@ struct holm_kernel_config {
     uint64_t available; /* Out: what this profile has compiled in; ignored by kernel_config_set. */
     uint32_t invariant_interval; /* One invariant check in this many operations; at least 1. */
     uint32_t crc_interval; /* One payload checksum in this many messages; at least 1. */
-    uint32_t scrub_pages; /* Pages scrubbed per second. */
-    uint32_t watchdog_ms; /* The watchdog's patience in milliseconds. */
-    uint32_t text_check_seconds; /* Seconds between two verifications of the kernel's text. */
+    uint32_t scrub_pages; /* Free pages that are cleared, or looked at again, per second: 1 to 40,000. */
+    uint32_t watchdog_ms; /* The watchdog's patience in milliseconds: 10 to 3,600,000. */
+    uint32_t text_check_seconds; /* Seconds between two verifications of the kernel's text: 1 to 86,400. */
     uint32_t slice_us; /* Length of a turn in BEST_EFFORT and BACKGROUND, in microseconds: 100 to 1,000,000. */
     uint32_t edf_limit; /* Part of each processor that RT_EDF may be admitted to, in thousandths: 0 to 1000. */
     uint32_t profile; /* Out: the profile; ignored by kernel_config_set. */

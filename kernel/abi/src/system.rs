@@ -153,6 +153,12 @@ abi_struct! {
         /// How the kernel was entered for the longest stretch: a system call's number, or 65,536 plus the vector of an
         /// interrupt or exception; 0 for a unit.
         max_kernel_entry: u64,
+        /// Findings of scrubber, watchdog and text check; 0 for a unit.
+        findings: u64,
+        /// Pages scrubbed; 0 for a unit.
+        scrubbed_pages: u64,
+        /// Verifications of the whole text of the kernel; 0 for a unit.
+        text_checks: u64,
     }
 }
 
@@ -201,6 +207,11 @@ abi_enum! {
         DeadlineMiss = 13,
         /// An EDF budget was used up: thread id, time of the next.
         Throttle = 14,
+        /// The kernel found something wrong with itself; the log says it in words. Word 0 says what: 1 a free page was changed
+        /// (its frame, the offset), 2 a processor does not enter the kernel when asked (its number, nanoseconds), 3 one was in
+        /// the kernel too long (its number, nanoseconds), 4 a ready thread gets no processor (its id, nanoseconds, unit id), 5
+        /// the kernel's text was changed (offset of the page, sum before, sum now).
+        Finding = 15,
     }
 }
 
@@ -269,11 +280,11 @@ abi_struct! {
         invariant_interval: u32,
         /// One payload checksum in this many messages; at least 1.
         crc_interval: u32,
-        /// Pages scrubbed per second.
+        /// Free pages that are cleared, or looked at again, per second: 1 to 40,000.
         scrub_pages: u32,
-        /// The watchdog's patience in milliseconds.
+        /// The watchdog's patience in milliseconds: 10 to 3,600,000.
         watchdog_ms: u32,
-        /// Seconds between two verifications of the kernel's text.
+        /// Seconds between two verifications of the kernel's text: 1 to 86,400.
         text_check_seconds: u32,
         /// Length of a turn in BEST_EFFORT and BACKGROUND, in microseconds: 100 to 1,000,000.
         slice_us: u32,

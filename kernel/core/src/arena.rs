@@ -263,6 +263,12 @@ impl<T, const SIZE: usize> Arena<T, SIZE> {
         }
     }
 
+    /// How many places there are, with and without an object.
+    #[must_use]
+    pub const fn places(&self) -> u32 {
+        (self.chunks.len() * SIZE) as u32
+    }
+
     /// The object at a place, whatever its generation.
     #[must_use]
     #[inline]

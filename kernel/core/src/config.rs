@@ -6,6 +6,7 @@ use holm_abi::{ConfigFlags, Error, KernelConfig, Profile};
 
 use crate::caller::{Answer, Caller, Out, Outcome};
 use crate::cap::Cap;
+use crate::guard::Knobs;
 use crate::kernel::Kernel;
 use crate::machine::{CpuId, Machine, Nanos};
 use crate::sched::edf::WHOLE;
@@ -23,8 +24,9 @@ pub const PROFILE: Profile = if cfg!(feature = "profile-dev") {
 pub const AVAILABLE: ConfigFlags = {
     let always = ConfigFlags::TRACE.or(ConfigFlags::TRACE_SYSCALLS).or(ConfigFlags::LOG_VERBOSE);
     match PROFILE {
-        Profile::Standard => always,
-        Profile::Dev | Profile::Hardened => always.or(ConfigFlags::INVARIANTS).or(ConfigFlags::PAYLOAD_CRC),
+        // Tests on the host see everything act.
+        Profile::Standard if !cfg!(test) => always,
+        _ => ConfigFlags::ALL,
     }
 };
 
@@ -50,6 +52,8 @@ pub struct Config {
     /// What of a processor may be admitted to `RT_EDF`, of [`WHOLE`].
     pub edf_cap: u64,
     edf_limit: u32,
+    /// Of the guards.
+    pub(crate) guards: Knobs,
     /// Counts changes.
     pub version: u64,
     until_check: u32,
@@ -69,6 +73,7 @@ impl Default for Config {
             turn: Nanos(4_000_000),
             edf_cap: WHOLE / 1000 * 950,
             edf_limit: 950,
+            guards: Knobs::new(matches!(PROFILE, Profile::Hardened)),
             version: 0,
             until_check: 64,
         }
@@ -90,12 +95,18 @@ impl<M: Machine> Kernel<M> {
             (config.trace, ConfigFlags::TRACE),
             (config.trace_syscalls, ConfigFlags::TRACE_SYSCALLS),
             (config.log_verbose, ConfigFlags::LOG_VERBOSE),
+            (config.guards.scrubber, ConfigFlags::SCRUBBER),
+            (config.guards.watchdog, ConfigFlags::WATCHDOG),
+            (config.guards.text_check, ConfigFlags::TEXT_CHECK),
         ];
         let told = KernelConfig {
             flags: set.iter().fold(ConfigFlags::NONE, |all, (on, flag)| if *on { all.or(*flag) } else { all }),
             available: AVAILABLE,
             invariant_interval: config.invariant_interval,
             crc_interval: config.crc_interval,
+            scrub_pages: config.guards.scrub_pages,
+            watchdog_ms: config.guards.watchdog_ms,
+            text_check_seconds: config.guards.text_check_seconds,
             slice_us: (config.turn.0 / 1000) as u32,
             edf_limit: config.edf_limit,
             profile: PROFILE,
@@ -118,10 +129,7 @@ impl<M: Machine> Kernel<M> {
         {
             return Err(Error::Invalid);
         }
-        // Knobs of what is not compiled in must be left alone.
-        if new.scrub_pages != 0 || new.watchdog_ms != 0 || new.text_check_seconds != 0 {
-            return Err(Error::NotSupported);
-        }
+        let guards = Knobs::of(&new)?;
         let cap = WHOLE / 1000 * u64::from(new.edf_limit);
         if self.sched.cpus.iter().any(|cpu| cpu.admitted > cap) {
             return Err(Error::Busy);
@@ -137,11 +145,13 @@ impl<M: Machine> Kernel<M> {
             turn: Nanos(u64::from(new.slice_us) * 1000),
             edf_cap: cap,
             edf_limit: new.edf_limit,
+            guards,
             version: self.config.version + 1,
             until_check: new.invariant_interval,
         };
         self.sched.edf_cap = cap;
         self.trace_renew();
+        self.guards_renew();
         Ok(Outcome::OK)
     }
 

@@ -134,8 +134,12 @@ impl<M: Machine> Kernel<M> {
         }
         let (space, root) = (unit.memory.space?, thread.space);
         self.arrive(cpu);
-        self.space_fault_absent(space, address, access).ok()?;
-        self.trace.counts.page_faults += 1;
+        match self.space_fault_absent(space, address, access) {
+            Ok(_) => self.trace.counts.page_faults += 1,
+            // It faults again, and the next step follows.
+            Err(Error::Interrupted) => {}
+            Err(_) => return None,
+        }
         Some(Next::Run(current, root))
     }
 
@@ -147,6 +151,7 @@ impl<M: Machine> Kernel<M> {
             entry.timer_entries += 1;
         }
         self.expire(cpu);
+        self.guard(cpu);
         self.background(cpu);
         self.sampled_check(cpu);
         self.leave(cpu)

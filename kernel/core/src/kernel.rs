@@ -11,6 +11,7 @@ use crate::channel::{Channel, ChannelWork};
 use crate::config::Config;
 use crate::console::Console;
 use crate::event::Events;
+use crate::guard::Guards;
 use crate::machine::{CpuId, FrameNumber, Halt, Machine, Nanos, SpaceId};
 use crate::memory::archive::Archive;
 use crate::memory::region::DyingRegions;
@@ -100,6 +101,8 @@ pub struct Kernel<M> {
     pub(crate) dying_regions: DyingRegions,
     pub(crate) dying_spaces: DyingSpaces,
     pub(crate) dying_units: DyingUnits,
+    /// Which kind of work that waits has its turn.
+    pub(crate) work_turn: u8,
     /// Random bits of this boot: the node's identity.
     pub(crate) node: [u8; 16],
     pub(crate) caps: Capabilities,
@@ -109,6 +112,7 @@ pub struct Kernel<M> {
     pub(crate) trace: Trace,
     pub(crate) console: Console,
     pub(crate) config: Config,
+    pub(crate) guards: Guards,
     pub(crate) halt: Option<Halt>,
 }
 
@@ -133,6 +137,7 @@ impl<M: Machine> Kernel<M> {
             dying_regions: DyingRegions::default(),
             dying_spaces: DyingSpaces::default(),
             dying_units: DyingUnits::default(),
+            work_turn: 0,
             node: [0; 16],
             caps: Capabilities::default(),
             events: Events::default(),
@@ -142,6 +147,7 @@ impl<M: Machine> Kernel<M> {
             trace: Trace::new(cpus.clamp(1, crate::sched::MAX_CPUS))?,
             console: Console::default(),
             config: Config::default(),
+            guards: Guards::default(),
             halt: None,
             machine,
         })
@@ -156,6 +162,7 @@ impl<M: Machine> Kernel<M> {
         let mut kernel = Self::empty(machine).map_err(|Full| BootError::Memory)?;
         let root = kernel.boot_root(info)?;
         kernel.unit_run(root).map_err(BootError::Unit)?;
+        kernel.guards_begin();
         kernel.log(format_args!("{} processors, {} pages of memory", kernel.sched.cpus.len(), kernel.frames.total()));
         // Until a processor has entered once it counts as one that is about to look at its queues, and nobody kicks it.
         (1..kernel.sched.cpus.len() as u32).for_each(|cpu| kernel.machine.kick(CpuId(cpu)));
@@ -171,6 +178,11 @@ impl<M: Machine> Kernel<M> {
     /// The machine below.
     pub const fn machine(&mut self) -> &mut M {
         &mut self.machine
+    }
+
+    /// Where the system calls of a processor are counted, for a machine that does some of them by itself.
+    pub fn system_call_counter(&mut self, cpu: CpuId) -> Option<&mut u64> {
+        self.sched.cpu_mut(cpu).map(|entry| &mut entry.syscalls)
     }
 
     /// The thread that a [`Next::Run`] named: the machine layer loads its registers, and saves them there at the next entry.

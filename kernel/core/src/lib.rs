@@ -24,6 +24,7 @@ mod direct;
 pub mod dispatch;
 mod entry;
 pub mod event;
+mod guard;
 pub mod kernel;
 pub mod machine;
 pub mod memory;

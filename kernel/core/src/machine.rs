@@ -3,6 +3,8 @@
 //! The kernel's logic runs over this trait and touches no hardware. `kernel/x86_64` implements it for real; `sim`
 //! implements it for tests, with several processors and virtual time. Every function is called with the kernel locked.
 
+use core::fmt;
+
 use crate::thread::{Thread, ThreadId};
 
 /// A processor, counted from 0 in the order in which they were started.
@@ -88,6 +90,17 @@ pub struct LongestEntry {
 impl LongestEntry {
     /// Tells vectors from system calls.
     pub const VECTOR: u64 = 1 << 16;
+}
+
+/// How the kernel was entered.
+impl fmt::Display for LongestEntry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (holm_abi::call(self.entry), self.entry.checked_sub(Self::VECTOR)) {
+            (Some(call), _) => f.write_str(call.name),
+            (None, Some(vector)) => write!(f, "vector-{vector:#x}"),
+            (None, None) => write!(f, "call-{}", self.entry),
+        }
+    }
 }
 
 /// There was no frame for a page table.
@@ -220,6 +233,15 @@ pub trait Machine {
     /// The longest time between an entry of the kernel and leaving it again so far, with interrupts off.
     fn longest_entry(&self) -> LongestEntry;
 
+    /// The kernel's own code and constants, which never change after boot; empty where there are none to look at.
+    fn text(&self) -> &[u8] {
+        &[]
+    }
+
+    /// How long a processor may be in the kernel before those that wait for it say so; `None`: they need not look. For a
+    /// machine on which nobody waits there is nothing to do.
+    fn watchdog(&mut self, _patience: Option<Nanos>) {}
+
     /// Random bits for identities; best effort where the processor has no source.
     fn random(&mut self) -> u64;
 
@@ -229,6 +251,10 @@ pub trait Machine {
 
     /// The processor that is in the kernel leaves it with this thread and its address space. After [`Machine::set_down`].
     fn take_up(&mut self, to: ThreadId, thread: &mut Thread);
+
+    /// Ends what [`crate::Kernel::crossing`] allowed, on every processor: it is asked again before it is used again. For a
+    /// machine that takes no such way there is nothing to do.
+    fn crossings_end(&mut self) {}
 
     /// Stops the machine as soon as the kernel is left. Returns, so that tests can go on.
     fn halt(&mut self, how: Halt);

@@ -34,6 +34,10 @@ pub struct SimMachine {
     cached: BTreeMap<(CpuId, SpaceId, u64), (FrameNumber, PageRights)>,
     /// What was written to the console.
     pub console: Vec<u8>,
+    /// The kernel's text, as far as a simulated machine has one.
+    pub text: Vec<u8>,
+    /// How long a byte on the console takes.
+    pub console_pace: Nanos,
     /// How the kernel asked to stop, if it did.
     pub halted: Option<Halt>,
     /// The thread that a processor went on with last, where the core said so itself, and its address space.
@@ -54,6 +58,8 @@ impl SimMachine {
             next_space: 1,
             cached: BTreeMap::new(),
             console: Vec::new(),
+            text: Vec::new(),
+            console_pace: Nanos(0),
             halted: None,
             taken_up: None,
             random: 0x9e37_79b9_7f4a_7c15,
@@ -252,10 +258,15 @@ impl Machine for SimMachine {
 
     fn console_write(&mut self, bytes: &[u8]) {
         self.console.extend_from_slice(bytes);
+        self.now = self.now.after(Nanos(self.console_pace.0 * bytes.len() as u64));
     }
 
     fn clock_scale(&self) -> Option<ClockScale> {
         None
+    }
+
+    fn text(&self) -> &[u8] {
+        &self.text
     }
 
     fn longest_entry(&self) -> LongestEntry {

@@ -195,6 +195,9 @@ impl<M: Machine> Kernel<M> {
             max_kernel_entry: longest.entry,
             invariant_checks: counts.invariant_checks,
             payload_checks: counts.payload_checks,
+            findings: self.guards.findings,
+            scrubbed_pages: self.guards.scrubbed,
+            text_checks: self.guards.text_checks,
             ..Metrics::new()
         }
     }

@@ -10,11 +10,11 @@ use holm_kernel_core::{CpuId, FrameNumber, SpaceId};
 
 use crate::cpu::{Features, random, tsc};
 use crate::memory::space::Spaces;
-use crate::memory::{Physical, tlb};
+use crate::memory::{Physical, read_only, tlb};
 use crate::percpu::{self, NO_SPACE, PerCpu, this_cpu};
 use crate::time::clock::Clock;
-use crate::trap::leave;
-use crate::{apic, measure, power, serial};
+use crate::trap::{crossing, leave};
+use crate::{apic, lock, measure, power, serial};
 
 /// The real machine.
 #[derive(Debug)]
@@ -212,6 +212,10 @@ impl Machine for X86 {
         Some(self.clock.scale())
     }
 
+    fn text(&self) -> &[u8] {
+        read_only()
+    }
+
     fn longest_entry(&self) -> LongestEntry {
         measure::longest()
     }
@@ -239,6 +243,14 @@ impl Machine for X86 {
         let cpu = this_cpu();
         tlb::enter(cpu, &self.spaces, thread.space);
         cpu.exit.set(leave::take_up(cpu, to, thread));
+    }
+
+    fn watchdog(&mut self, patience: Option<Nanos>) {
+        lock::watch(patience.map_or(0, |patience| self.clock.ticks(patience)));
+    }
+
+    fn crossings_end(&mut self) {
+        crossing::end_all();
     }
 
     fn halt(&mut self, how: Halt) {

@@ -8,7 +8,9 @@ use holm_kernel_core::machine::Nanos;
 use holm_kernel_core::thread::{Thread, ThreadId, Vector};
 use holm_kernel_core::{CpuId, SpaceId};
 
+use crate::measure::ENTRIES;
 use crate::memory::tlb::Tags;
+use crate::trap::crossing;
 use crate::trap::leave::Exit;
 use crate::trap::segments::Segments;
 
@@ -28,8 +30,11 @@ pub(crate) struct PerCpu {
     pub(crate) stack: u64,
     /// Holds the user's stack pointer for three instructions of a system call.
     pub(crate) scratch: Cell<u64>,
-    /// Vector registers are to be saved at a system call too: the thread runs a guest in restricted mode.
+    /// Vector registers are to be kept over a system call too, since the thread is bound to a guest in restricted mode; and
+    /// whether it may cross between the two by itself. See [`crossing`].
     pub(crate) keep_vector: Cell<u64>,
+    /// What is prepared for that.
+    pub(crate) crossing: Cell<crossing::Prepared>,
     /// What the exit path loads the vector registers from.
     pub(crate) load: Cell<*mut Vector>,
     /// Cleared vector registers, with the modes of the thread that gets them.
@@ -42,9 +47,8 @@ pub(crate) struct PerCpu {
     pub(crate) entered: Cell<u64>,
     /// How it was entered: see [`crate::measure`].
     pub(crate) entry: Cell<u64>,
-    /// The longest time in the kernel so far, and how it was entered then.
-    pub(crate) longest: AtomicU64,
-    pub(crate) longest_entry: AtomicU64,
+    /// The longest time in the kernel so far, for each way of entry: see [`crate::measure`].
+    pub(crate) longest: [AtomicU64; ENTRIES],
     /// Which one it is.
     pub(crate) id: CpuId,
     /// Its local APIC's number.
@@ -90,15 +94,15 @@ impl PerCpu {
             thread_at: Cell::new(core::ptr::null_mut()),
             stack,
             scratch: Cell::new(0),
-            keep_vector: Cell::new(0),
+            keep_vector: Cell::new(crossing::UNBOUND),
+            crossing: Cell::new(crossing::Prepared::NOTHING),
             load: Cell::new(core::ptr::null_mut()),
             clean: Cell::new(Vector { modes: 0, ..Vector::default() }),
             modes: Cell::new(Vector::USUAL_MODES),
             exit: Cell::new(Exit::Idle),
             entered: Cell::new(0),
             entry: Cell::new(0),
-            longest: AtomicU64::new(0),
-            longest_entry: AtomicU64::new(0),
+            longest: [const { AtomicU64::new(0) }; ENTRIES],
             id,
             apic,
             thread: Cell::new(0),

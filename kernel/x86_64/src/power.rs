@@ -4,7 +4,7 @@ use core::arch::asm;
 
 use holm_kernel_core::machine::Halt;
 
-use crate::cpu;
+use crate::{cpu, measure};
 
 /// QEMU's isa-debug-exit: QEMU ends with twice the value plus one.
 const DEBUG_EXIT: u16 = 0xf4;
@@ -17,6 +17,7 @@ pub(crate) const CANNOT_BOOT: u8 = 0x61;
 /// take that as their end (`-no-reboot`).
 pub(crate) fn stop(how: Halt) -> ! {
     if let Halt::PowerOff(status) = how {
+        measure::tell();
         // SAFETY: QEMU's test device, or nothing, is at the port.
         unsafe { cpu::out(DEBUG_EXIT, status) };
     }

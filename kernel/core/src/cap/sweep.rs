@@ -10,10 +10,10 @@ use crate::object::Object;
 use crate::unit::UnitId;
 
 /// Grants that one step of the sweeper reclaims, and slots that one step of a teardown looks at, at most.
-const STEP: u32 = 32;
+const STEP: u32 = 4;
 
 impl<M: Machine> Kernel<M> {
-    /// Reclaims some of what was revoked: at most 32 grants.
+    /// Reclaims some of what was revoked: at most 4 grants.
     pub(crate) fn caps_sweep_step(&mut self) -> Progress {
         for _ in 0..STEP {
             let Some(root) = self.caps.grants.sweeping() else { return Progress::Done };
@@ -81,7 +81,7 @@ impl<M: Machine> Kernel<M> {
         Progress::Done
     }
 
-    /// Closes handles of a unit that ended: looks at 32 slots at most. [`Progress::Done`] when none is left.
+    /// Closes handles of a unit that ended: looks at 4 slots at most. [`Progress::Done`] when none is left.
     pub(crate) fn caps_teardown_step(&mut self, unit: UnitId) -> Progress {
         let mut budget = STEP;
         while budget > 0 {

@@ -434,7 +434,7 @@ fn ten_thousand_descendants_fall_at_once_and_are_swept_in_bounded_steps() {
     while kernel.caps_sweep_step() == Progress::More {
         steps += 1;
     }
-    assert!((10_000 / 32..10_000 / 32 + 3).contains(&steps), "{steps}");
+    assert!((10_000 / 4..10_000 / 4 + 3).contains(&steps), "{steps}");
     assert_eq!(kernel.caps.grants.len(), 2);
     assert!(kernel.resolve(units[0], Handle::from_register(young).unwrap(), Types::ANY, Rights::READ).is_ok());
     assert_eq!(kernel.units.get(units[1]).unwrap().references, 3);

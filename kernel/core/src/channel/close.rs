@@ -15,7 +15,7 @@ use crate::thread::{ThreadId, ThreadState};
 use crate::wait::Wait;
 
 /// Threads and messages that one step deals with at most.
-const STEP: u32 = 16;
+const STEP: u32 = 6;
 
 /// Threads that one step looks at to find calls that nobody can reply to any more.
 const LOOK: u32 = 64;
@@ -90,6 +90,10 @@ impl<M: Machine> Kernel<M> {
         }
         let Some(channel) = self.channels.get(id) else { return Progress::Done };
         if channel.sides.iter().all(|side| side.closed) {
+            if channel.queued {
+                // A wait that ended in this step queued it again: it goes in the next one, when the queue does not name it.
+                return Progress::Done;
+            }
             for end in [End::A, End::B] {
                 self.watchers_gone(Source::Channel(id, end));
             }
@@ -129,7 +133,12 @@ impl<M: Machine> Kernel<M> {
                     }
                     _ => {
                         let header = self.inbox_mut(id, end).and_then(|inbox| inbox.remove(slot));
-                        self.message_drop(header.filter(|header| header.is_sound()).and_then(|header| header.caps));
+                        let caps = header.filter(|header| header.is_sound()).and_then(|header| header.caps);
+                        if caps.is_some() {
+                            // It may have many.
+                            *budget = 0;
+                        }
+                        self.message_drop(caps);
                     }
                 }
             } else {

@@ -132,6 +132,12 @@ impl Channel {
         &mut self.sides[end as usize]
     }
 
+    /// How many messages wait at an end.
+    #[cfg(test)]
+    pub(crate) fn queued_at(&self, end: End) -> usize {
+        self.side(end).inbox.as_ref().map_or(0, |inbox| inbox.messages as usize)
+    }
+
     /// The count of references of an end.
     pub(crate) const fn references_mut(&mut self, end: End) -> &mut u32 {
         &mut self.sides[end as usize].references

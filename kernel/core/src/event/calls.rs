@@ -257,4 +257,4 @@ impl<M: Machine> Kernel<M> {
 }
 
 /// Subscriptions and empty chains that one step looks at.
-const STEP: u32 = 32;
+const STEP: u32 = 12;

@@ -32,7 +32,12 @@ impl<M: Machine> Kernel<M> {
         let root = self.spaces.get(space).ok_or(Error::Fault)?.root;
         match self.machine.translate(root, address & !(PAGE_SIZE as u64 - 1)) {
             Some((frame, rights)) if rights.write || access == Access::Read => Ok(frame),
-            _ => self.space_fault(space, address, access),
+            _ => loop {
+                match self.space_fault(space, address, access) {
+                    Err(Error::Interrupted) => {}
+                    done => return done,
+                }
+            },
         }
     }
 

@@ -188,11 +188,14 @@ impl<M: Machine> Kernel<M> {
     fn mapping_fill(&mut self, caller: Caller, fill: Fill) -> Answer {
         let Fill::Mapping { space, start, mut at, end, access } = fill else { return Err(Error::BadState) };
         for _ in 0..FILL {
-            if at >= end || self.space_fault(space, at, access).is_err() {
-                at = end;
+            if at >= end {
                 break;
             }
-            at += PAGE;
+            match self.space_fault(space, at, access) {
+                Ok(_) => at += PAGE,
+                Err(Error::Interrupted) => break,
+                Err(_) => at = end,
+            }
         }
         let more = at < end;
         if let Some(entry) = self.threads.get_mut(caller.thread) {
@@ -380,7 +383,12 @@ impl<M: Machine> Kernel<M> {
             let mut bytes = [0; PAGE_SIZE];
             let piece = bytes.get_mut(..part).ok_or(Error::Fault)?;
             self.copy_in(caller.unit, from.address.wrapping_add(done), piece)?;
-            let (frame, _) = self.region_page(id, at / PAGE, true)?;
+            let frame = match self.region_page_step(id, at / PAGE, true) {
+                Ok((frame, _)) => frame,
+                // What was taken is answered first; the next step comes with the next call.
+                Err(Error::Interrupted) => return Ok(if done == 0 { Outcome::Again } else { Outcome::Done(done) }),
+                Err(error) => return Err(error),
+            };
             self.machine.frame_write(frame, inside, piece);
             done += part as u64;
         }

@@ -44,7 +44,8 @@ impl<M: Machine> Kernel<M> {
     /// Brings the page of `address` into a space's tables so that `access` succeeds, and says its frame.
     ///
     /// # Errors
-    /// `Fault` when nothing is mapped there or not for this; `Quota`, `NoMemory` when a page is due and cannot be had.
+    /// `Fault` when nothing is mapped there or not for this; `Quota`, `NoMemory` when a page is due and cannot be had;
+    /// `Interrupted` when it takes another step.
     pub(crate) fn space_fault(
         &mut self,
         id: AddressSpaceId,
@@ -101,7 +102,7 @@ impl<M: Machine> Kernel<M> {
             return Err(Error::Fault);
         }
         let (region, offset) = (mapping.region, address.wrapping_sub(mapping.delta()));
-        let (frame, own) = self.region_page(region, offset / PAGE, access == Access::Write)?;
+        let (frame, own) = self.region_page_step(region, offset / PAGE, access == Access::Write)?;
         let rights = PageRights {
             write: own && rights.contains(Protection::WRITE),
             execute: rights.contains(Protection::EXECUTE),

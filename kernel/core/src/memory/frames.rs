@@ -7,7 +7,7 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use crate::kernel::MemoryRange;
-use crate::machine::{FrameNumber, FramePool, Machine};
+use crate::machine::{FrameNumber, FramePool, Machine, PAGE_SIZE};
 
 /// Frames held ready for page tables: what one mapping can need at most is four.
 const TABLES: usize = 4;
@@ -15,6 +15,19 @@ const TABLES: usize = 4;
 const RESERVE: usize = 64;
 /// Frames whose share counts lie together.
 const CHUNK: usize = 1024;
+
+/// What a step of the scrubber did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scrubbed {
+    /// There was nothing to do.
+    Nothing,
+    /// A frame was cleared, or found clear.
+    Clear,
+    /// A clear frame was not clear any more, from this byte on: it is used no more.
+    Changed(FrameNumber, usize),
+    /// The list of clear frames was broken: so many frames are used no more.
+    Lost(u64),
+}
 
 /// There is no free frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +42,12 @@ pub struct Frames {
     returned: Option<FrameNumber>,
     /// Frames at hand for a [`FramePool`], which cannot read the list in the frames.
     reserve: Vec<FrameNumber>,
+    /// Frames that were given back and cleared since: first, last, and how many. Each holds the number of the next one, with a
+    /// check, in its first bytes, and zeroes behind.
+    clear: Option<(FrameNumber, FrameNumber)>,
+    clear_count: u64,
+    /// Cleared frames that were lost and are not told yet.
+    lost: u64,
     /// How many pages beyond the first show a frame, in chunks made when one of their frames is first shared.
     shares: Vec<Option<Box<[u32; CHUNK]>>>,
     total: u64,
@@ -78,13 +97,73 @@ impl Frames {
                 self.returned = u32::from_le_bytes(next).checked_sub(1).map(FrameNumber);
                 frame
             }
-            None => match self.take_fresh() {
+            None => match self.take_clear(machine).or_else(|| self.take_fresh()) {
                 Some(frame) => frame,
                 None => return self.reserve.pop().inspect(|_| self.free -= 1),
             },
         };
         self.free -= 1;
         Some(frame)
+    }
+
+    /// The first of the clear frames. When the list is broken there, what is behind is lost: better than two owners.
+    #[inline]
+    fn take_clear<M: Machine>(&mut self, machine: &M) -> Option<FrameNumber> {
+        let (frame, last) = self.clear?;
+        let mut link = [0; LINK];
+        machine.frame_read(frame, 0, &mut link);
+        let [a, b, c, d, ..] = link;
+        let next = u32::from_le_bytes([a, b, c, d]).checked_sub(1).map(FrameNumber);
+        if link != clear_link(frame, next) || next.is_none() != (frame == last) {
+            self.clear = None;
+            self.free -= self.clear_count;
+            self.lost += core::mem::take(&mut self.clear_count);
+            return None;
+        }
+        self.clear = next.map(|next| (next, last));
+        self.clear_count -= 1;
+        Some(frame)
+    }
+
+    /// Puts a frame behind the clear ones. It is clear but for its link.
+    fn put_clear<M: Machine>(&mut self, machine: &mut M, frame: FrameNumber) {
+        machine.frame_write(frame, 0, &clear_link(frame, None));
+        let first = match self.clear {
+            Some((first, last)) => {
+                machine.frame_write(last, 0, &clear_link(last, Some(frame)));
+                first
+            }
+            None => frame,
+        };
+        self.clear = Some((first, frame));
+        self.clear_count += 1;
+    }
+
+    /// Clears a frame that was given back; when all are, looks whether one of them is clear still.
+    pub fn scrub<M: Machine>(&mut self, machine: &mut M) -> Scrubbed {
+        if let Some(frame) = self.returned {
+            let mut next = [0; 4];
+            machine.frame_read(frame, 0, &mut next);
+            self.returned = u32::from_le_bytes(next).checked_sub(1).map(FrameNumber);
+            machine.frame_zero(frame);
+            self.put_clear(machine, frame);
+            return Scrubbed::Clear;
+        }
+        let frame = self.take_clear(machine);
+        if self.lost > 0 {
+            return Scrubbed::Lost(core::mem::take(&mut self.lost));
+        }
+        let Some(frame) = frame else { return Scrubbed::Nothing };
+        match changed(machine, frame) {
+            Some(offset) => {
+                self.free -= 1;
+                Scrubbed::Changed(frame, offset)
+            }
+            None => {
+                self.put_clear(machine, frame);
+                Scrubbed::Clear
+            }
+        }
     }
 
     fn take_fresh(&mut self) -> Option<FrameNumber> {
@@ -183,6 +262,30 @@ impl Frames {
         }
         TablePool { frames: self, taken: 0, given: 0 }
     }
+}
+
+/// Bytes of a link between clear frames.
+const LINK: usize = 8;
+
+/// The link of a clear frame: the number of the next one, and a check of both.
+fn clear_link(frame: FrameNumber, next: Option<FrameNumber>) -> [u8; LINK] {
+    let next = next.map_or(0, |next| next.0 + 1);
+    let check = next ^ frame.0.rotate_left(16) ^ 0x5c2b_b3d1;
+    (u64::from(check) << 32 | u64::from(next)).to_le_bytes()
+}
+
+/// Where a frame is not clear behind its link.
+fn changed<M: Machine>(machine: &M, frame: FrameNumber) -> Option<usize> {
+    const PART: usize = 512;
+    let mut bytes = [0; PART];
+    (0..PAGE_SIZE / PART).find_map(|part| {
+        machine.frame_read(frame, part * PART, &mut bytes);
+        if part == 0 {
+            bytes[..LINK].fill(0);
+        }
+        let clear = bytes.iter().fold(0, |all, byte| all | byte) == 0;
+        if clear { None } else { bytes.iter().position(|byte| *byte != 0).map(|at| part * PART + at) }
+    })
 }
 
 /// The frames that the machine takes for page tables, and gives back, in one call.

@@ -20,10 +20,14 @@ use crate::unit::UnitId;
 const PAGE: u64 = PAGE_SIZE as u64;
 
 /// Spaces, or distances between offset and address, through which a region can be mapped at one time.
-pub const MAX_VIEWS: usize = 256;
+pub const MAX_VIEWS: usize = 192;
 
 /// Pages that one bounded step looks at.
-pub(super) const STEP: usize = 64;
+pub(super) const STEP: usize = 40;
+/// Pages that one step gives back.
+const GIVEN: usize = 8;
+/// Tables that one step takes a page out of, when it is shown in more.
+const HIDDEN: usize = 4;
 
 /// What a region costs its unit in bytes of kernel memory, beside its pages' nodes.
 pub const REGION_BYTES: u64 = size_of::<Region>() as u64 + 64;
@@ -222,6 +226,25 @@ impl<M: Machine> Kernel<M> {
     /// # Errors
     /// `Fault` beyond the region's end; `Quota`, `NoMemory`.
     pub(crate) fn region_page(&mut self, id: RegionId, page: u64, write: bool) -> Result<(FrameNumber, bool), Error> {
+        loop {
+            match self.region_page_step(id, page, write) {
+                // Not bounded for a page that is shown in many places: whoever can come again takes the steps.
+                Err(Error::Interrupted) => {}
+                done => return done,
+            }
+        }
+    }
+
+    /// A step of [`Kernel::region_page`].
+    ///
+    /// # Errors
+    /// As that, and `Interrupted` when there is another step to be made.
+    pub(super) fn region_page_step(
+        &mut self,
+        id: RegionId,
+        page: u64,
+        write: bool,
+    ) -> Result<(FrameNumber, bool), Error> {
         let region = self.regions.get(id).ok_or(Error::Fault)?;
         if page >= region.pages {
             return Err(Error::Fault);
@@ -286,19 +309,35 @@ impl<M: Machine> Kernel<M> {
         if self.frames.sharers(old) == 0 {
             return Ok(old);
         }
+        if self.page_hide(id, page, old) == Progress::More {
+            return Err(Error::Interrupted);
+        }
+        let region = self.regions.get_mut(id).ok_or(Error::Fault)?;
         let new = self.frames.take(&self.machine).ok_or(Error::NoMemory)?;
         self.machine.frame_copy(old, new);
         region.tree.fill(&mut self.nodes, place, new);
+        self.frames.unshare(&mut self.machine, old);
+        Ok(new)
+    }
+
+    /// Takes a page of a region out of the tables that show `frame` for it, out of a few of them at most: done when none is
+    /// left that does.
+    fn page_hide(&mut self, id: RegionId, page: u64, frame: FrameNumber) -> Progress {
+        let Some(region) = self.regions.get(id) else { return Progress::Done };
+        let mut hidden = 0;
         for view in &region.views {
             let Some(root) = self.spaces.get(view.space).map(|space| space.root) else { continue };
             let address = view.address(page);
-            if self.machine.translate(root, address).is_some_and(|(shown, _)| shown == old) {
+            if self.machine.translate(root, address).is_some_and(|(shown, _)| shown == frame) {
+                if hidden == HIDDEN {
+                    return Progress::More;
+                }
+                hidden += 1;
                 self.machine.unmap(root, address);
                 self.machine.flush(root, Flush::Range { address, pages: 1 });
             }
         }
-        self.frames.unshare(&mut self.machine, old);
-        Ok(new)
+        Progress::Done
     }
 
     /// Keeps a region and the frames of its pages as they are; the pages that matter are its own already.
@@ -368,9 +407,18 @@ impl<M: Machine> Kernel<M> {
         if region.pins > 0 {
             return Err(Error::BadState);
         }
-        let limit = (STEP / region.views.len().max(1)).clamp(1, STEP / 2);
+        let limit = (GIVEN / region.views.len().max(1)).max(1);
+        // A page that is shown in many places is taken out of them first, in steps.
+        let many = region.views.len() > HIDDEN;
+        if many
+            && let Some((page, frame)) = region.tree.next(&self.nodes, first, end)
+            && self.page_hide(id, page, frame) == Progress::More
+        {
+            return Ok(Progress::More);
+        }
+        let region = self.regions.get_mut(id).ok_or(Error::BadHandle)?;
         let owner = region.owner;
-        let mut gone: [Option<(u64, FrameNumber)>; STEP / 2] = [None; STEP / 2];
+        let mut gone: [Option<(u64, FrameNumber)>; GIVEN] = [None; GIVEN];
         let mut count = 0;
         let mut from = first;
         let nodes = region.tree.nodes();
@@ -397,7 +445,7 @@ impl<M: Machine> Kernel<M> {
         }
         let fewer = nodes - region.tree.nodes();
         let gone = gone.iter().flatten();
-        for view in &region.views {
+        for view in region.views.iter().filter(|_| !many) {
             let Some(root) = self.spaces.get(view.space).map(|space| space.root) else { continue };
             let mut stale: Option<(u64, u64)> = None;
             for (page, frame) in gone.clone() {

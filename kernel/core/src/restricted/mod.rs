@@ -22,7 +22,7 @@ mod direct;
 #[cfg(test)]
 mod tests;
 
-use holm_abi::{Error, RestrictedReason, RestrictedState, TraceKind};
+use holm_abi::{Error, RestrictedReason, RestrictedState, TraceKind, number};
 
 use crate::caller::{Answer, Caller, Outcome};
 use crate::cap::Cap;
@@ -38,9 +38,13 @@ pub type GuestSpaceId = crate::memory::AddressSpaceId;
 
 const PAGE: u64 = PAGE_SIZE as u64;
 /// Flags that a guest may have as it likes: arithmetic flags, DF, TF and AC.
-const GUEST_FLAGS: u64 = 0x4_0dd5 & !0x200;
+pub const GUEST_FLAGS: u64 = 0x4_0dd5 & !0x200;
 /// Interrupts on, and the bit that is always set.
-const USER_FLAGS: u64 = 0x202;
+pub const USER_FLAGS: u64 = 0x202;
+/// The number of the call with which a personality enters its guest.
+pub const ENTER: u64 = number::restricted_enter;
+/// What it finds in rsi when the guest made a system call.
+pub const SYSCALL_REASON: u64 = RestrictedReason::Syscall as u64;
 /// The vector of page faults.
 const PAGE_FAULT: u32 = 14;
 /// In the error code of a page fault: the page is there, the access was a store, from user mode, a fetch.
@@ -56,16 +60,17 @@ const REPORT: usize = 3;
 const FAULT_RETURN: usize = (REGISTERS + REPORT) * size_of::<u64>();
 const _: () = assert!(FAULT_RETURN + size_of::<u64>() == RestrictedState::SIZE);
 
-/// What a thread has of restricted mode.
+/// What a thread has of restricted mode. The fields that are public are for the machine's own way into a guest and back: see
+/// [`Crossing`].
 #[derive(Debug, Default)]
 pub struct ThreadRestricted {
     binding: Option<Binding>,
     /// The guest's registers are the thread's.
-    active: bool,
+    pub active: bool,
     /// A kick waits for the guest.
-    kicked: bool,
+    pub kicked: bool,
     /// What the personality goes on with.
-    home: Home,
+    pub home: Home,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -82,18 +87,36 @@ struct Binding {
 
 /// The registers of the personality that a guest's run leaves alone, and where it goes on.
 #[derive(Debug, Clone, Copy, Default)]
-struct Home {
-    return_to: u64,
-    context: u64,
-    rsp: u64,
-    rbx: u64,
-    rbp: u64,
-    r12: u64,
-    r13: u64,
-    r14: u64,
-    r15: u64,
-    fs_base: u64,
-    gs_base: u64,
+#[repr(C)]
+#[expect(missing_docs, reason = "the names of the processor's manual, and of restricted_enter's arguments")]
+pub struct Home {
+    pub return_to: u64,
+    pub context: u64,
+    pub rsp: u64,
+    pub rbx: u64,
+    pub rbp: u64,
+    pub r12: u64,
+    pub r13: u64,
+    pub r14: u64,
+    pub r15: u64,
+    pub fs_base: u64,
+    pub gs_base: u64,
+}
+
+/// What the machine needs for its own way between a personality and its guest: it may do by itself, with the kernel locked,
+/// what [`Kernel::restricted_direct`] does, as long as the thread runs, the kernel was not entered otherwise, no kick waits and
+/// [`Machine::crossings_end`] was not called. Where a register of the guest is not as its system call left it, or is refused
+/// by the long way, the machine takes that one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Crossing {
+    /// The page of the guest's registers and of the report, in the order of [`RestrictedState`].
+    pub state: FrameNumber,
+    /// The guest's root.
+    pub guest: SpaceId,
+    /// The root of personality and guest.
+    pub home: SpaceId,
+    /// The guest runs.
+    pub active: bool,
 }
 
 impl ThreadRestricted {
@@ -281,6 +304,14 @@ impl<M: Machine> Kernel<M> {
         Ok(Outcome::Registers)
     }
 
+    /// What the machine needs for its own way between `thread` and its guest; `None` when it may not take it.
+    pub fn crossing(&self, thread: ThreadId) -> Option<Crossing> {
+        let restricted = &self.threads.get(thread)?.restricted;
+        let binding = restricted.binding.as_ref().filter(|_| !restricted.kicked && self.trace.kinds == 0)?;
+        let Binding { root, joined, frame, .. } = *binding;
+        Some(Crossing { state: frame, guest: root, home: joined, active: restricted.active })
+    }
+
     /// Whether a thread runs its guest.
     #[inline]
     pub(crate) fn restricted_active(&self, thread: ThreadId) -> bool {
@@ -358,6 +389,10 @@ impl<M: Machine> Kernel<M> {
             }
             Fault::Exception { .. } => Err(Error::Fault),
         };
+        if result == Err(Error::Interrupted) {
+            // It faults again, and the next step follows.
+            return;
+        }
         if let Fault::Page { address, write, execute, present } = fault {
             self.trace.counts.page_faults += u64::from(result.is_ok());
             let code = page_error_code(write, execute, present);

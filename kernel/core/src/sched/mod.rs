@@ -155,6 +155,8 @@ pub struct ThreadSched {
     pub(crate) cpu: CpuId,
     /// When it began to run or to wait; up to here its time is counted.
     pub(crate) since: Nanos,
+    /// The `since` of the wait that the watchdog told of.
+    pub(crate) starved_since: Nanos,
     pub(crate) deadline_place: Option<DeadlinePlace>,
     /// It is to end with this code as soon as its processor enters the kernel.
     pub(crate) doomed: Option<(i64, ExitReason)>,
@@ -180,6 +182,7 @@ impl ThreadSched {
             place: Place::Nowhere,
             cpu,
             since: Nanos(0),
+            starved_since: Nanos::NEVER,
             deadline_place: None,
             doomed: None,
             moves_to: None,

@@ -161,6 +161,7 @@ impl<M: Machine> Kernel<M> {
         }
         if cpu != here && known == 0 {
             self.machine.kick(cpu);
+            self.watch_asked(cpu);
         }
     }
 

@@ -24,6 +24,7 @@ impl<M: Machine> Kernel<M> {
     pub(crate) fn arrive(&mut self, cpu: CpuId) -> Option<ThreadId> {
         self.sched.here = cpu;
         self.sched.clock = Nanos(0);
+        self.watch_entered(cpu);
         self.sched.stamp.count();
         self.sched.cpu(cpu)?.current
     }
@@ -31,6 +32,7 @@ impl<M: Machine> Kernel<M> {
     /// Every entry ends here: says what `cpu` does next.
     #[inline]
     pub(crate) fn leave(&mut self, cpu: CpuId) -> Next {
+        self.watch_leaves(cpu);
         if let Some(entry) = self.sched.cpu(cpu)
             && entry.attention == 0
             && let Some(current) = entry.current
@@ -353,6 +355,7 @@ impl<M: Machine> Kernel<M> {
     fn set_timer(&mut self, cpu: CpuId) {
         let waits = self.work_waits();
         let now = if waits { self.clock() } else { Nanos::NEVER };
+        let guards = self.guards_due(cpu);
         let Some(entry) = self.sched.cpus.get_mut(cpu.0 as usize) else { return };
         let wanted = match (waits, entry.current) {
             (true, None) => now,
@@ -360,6 +363,7 @@ impl<M: Machine> Kernel<M> {
             (true, Some(_)) => entry.deadlines.next().min(entry.turn_ends).min(now.after(WORK_PAUSE)),
             (false, _) => entry.deadlines.next().min(entry.turn_ends),
         };
+        let wanted = wanted.min(guards);
         // A timer that fires early for a turn that ended otherwise costs less than setting it at every switch; but a
         // processor that idles sleeps until it must wake.
         if wanted < entry.armed || (entry.current.is_none() && wanted != entry.armed) {

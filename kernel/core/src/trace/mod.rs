@@ -7,7 +7,7 @@ mod calls;
 pub(crate) mod log;
 mod record;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use alloc::vec::Vec;
 

@@ -142,5 +142,6 @@ impl<M: Machine> Kernel<M> {
         if !self.config.trace_syscalls {
             self.trace.kinds &= !(1 << TraceKind::SyscallEnter as u32 | 1 << TraceKind::SyscallExit as u32);
         }
+        self.machine.crossings_end();
     }
 }

@@ -19,7 +19,7 @@ use crate::unit::UnitId;
 const MS: u64 = 1_000_000;
 
 /// A reader of some kinds.
-fn reader(kernel: &mut Kernel<SimMachine>, unit: UnitId, kinds: &[TraceKind]) -> ReaderId {
+pub(crate) fn reader(kernel: &mut Kernel<SimMachine>, unit: UnitId, kinds: &[TraceKind]) -> ReaderId {
     let kinds = kinds.iter().fold(0, |all, kind| all | 1 << *kind as u32);
     let next = std::vec![0; kernel.trace.rings.len()];
     let watchers = Watchers::default();
@@ -31,7 +31,7 @@ fn reader(kernel: &mut Kernel<SimMachine>, unit: UnitId, kinds: &[TraceKind]) ->
 }
 
 /// The payloads of the records of a kind, oldest first.
-fn records(kernel: &Kernel<SimMachine>, kind: TraceKind) -> Vec<[u64; 4]> {
+pub(crate) fn records(kernel: &Kernel<SimMachine>, kind: TraceKind) -> Vec<[u64; 4]> {
     let all = kernel.trace.rings.iter().flat_map(|ring| &ring.records);
     all.filter(|record| record.kind == kind).map(|record| record.data).collect()
 }

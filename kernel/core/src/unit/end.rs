@@ -12,7 +12,7 @@ use crate::quota::Resource;
 use crate::thread::ThreadId;
 
 /// Threads, or children, that one step of a unit's end looks at.
-const STEP: usize = 8;
+const STEP: usize = 4;
 
 /// How far the end of a unit has come.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

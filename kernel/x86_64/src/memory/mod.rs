@@ -52,6 +52,16 @@ impl Physical {
     }
 }
 
+/// The kernel's code and constants.
+pub(crate) fn read_only() -> &'static [u8] {
+    let image = image();
+    let bytes = image.read_only_end - image.text.0;
+    let start = core::ptr::with_exposed_provenance::<u8>(image.text.0 as usize);
+    // SAFETY: the linker script puts code and constants, nothing else, between the two, which boot maps for good and nobody can
+    // write.
+    unsafe { core::slice::from_raw_parts(start, bytes as usize) }
+}
+
 /// Where the linker script put the parts of the kernel image (addresses in the kernel's mapping).
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Image {

@@ -12,8 +12,10 @@ use holm_kernel_core::{FrameNumber, SpaceId};
 use super::paging::{ADDRESS, NO_EXECUTE, PRESENT, TOUCHED, Table, USER, WRITE, index, table};
 use super::{PAGE, Physical};
 
-/// How many entries one step of a teardown looks at, at most.
-const STEP: u32 = 1024;
+/// How many entries one step of a teardown passes over, at most but for the rest of a table.
+const STEP: u64 = 1024;
+/// As how many entries a walk from the root counts.
+const WALK: u64 = 16;
 /// How many tables one step of a teardown gives back, at most.
 const STEP_TABLES: u32 = 32;
 
@@ -256,7 +258,8 @@ impl Spaces {
         let mut address = space.cursor;
         let end = if space.parts.is_some() { 0 } else { 1 << 47 };
         let mut given = 0;
-        for _ in 0..STEP {
+        let mut passed = 0;
+        while passed < STEP {
             if address >= end {
                 pool.give(space.root.frame());
                 self.flushes += 1;
@@ -267,8 +270,8 @@ impl Spaces {
             if given >= STEP_TABLES {
                 break;
             }
-            let (freed, next) = teardown_at(space.root, address, pool);
-            (given, address) = (given + freed, next);
+            let (freed, next, entries) = teardown_at(space.root, address, pool);
+            (given, address, passed) = (given + freed, next, passed + WALK + entries);
         }
         if let Some(space) = self.get_mut(id) {
             space.cursor = address;
@@ -277,18 +280,22 @@ impl Spaces {
     }
 }
 
-/// Looks at the tables for the 2 MiB at `address`, gives back those that end there, and says how many it gave and where to
-/// look next. Every table before `address` is given back already.
-fn teardown_at(root: Physical, address: u64, pool: &mut dyn FramePool) -> (u32, u64) {
+/// Looks at the tables for the 2 MiB at `address`, gives back those that end there, and says how many it gave, where to
+/// look next, and how many empty entries it passed over. Every table before `address` is given back already.
+fn teardown_at(root: Physical, address: u64, pool: &mut dyn FramePool) -> (u32, u64, u64) {
     let mut path = [root; 3];
     for (depth, level) in [4, 3].into_iter().enumerate() {
         // SAFETY: `path` holds the root of a space that no processor uses, and tables from its present entries.
-        let entry = unsafe { table(path[depth]) }[index(address, level)];
+        let table = unsafe { table(path[depth]) };
+        let place = index(address, level);
+        let entry = table[place];
         if entry & PRESENT == 0 {
             let size = PAGE << (9 * (level - 1));
+            let places = if depth == 0 { USER_ENTRIES } else { table.len() };
+            let passed = table[place..places].iter().take_while(|entry| **entry & PRESENT == 0).count() as u64;
             // The tables above end here when this was their last entry.
-            let next = (address & !(size - 1)) + size;
-            return (give_ended(&path, depth, next, pool), next);
+            let next = (address & !(size - 1)) + size * passed;
+            return (give_ended(&path, depth, next, pool), next, passed);
         }
         path[depth + 1] = Physical(entry & ADDRESS);
     }
@@ -300,7 +307,7 @@ fn teardown_at(root: Physical, address: u64, pool: &mut dyn FramePool) -> (u32, 
         pool.give(Physical(entry & ADDRESS).frame());
         given = 1;
     }
-    (given + give_ended(&path, 2, next, pool), next)
+    (given + give_ended(&path, 2, next, pool), next, 0)
 }
 
 /// Gives back the tables of `path` (below the root, down to `depth`) whose range ends at `next`.

@@ -14,6 +14,7 @@ use holm_kernel_core::machine::{Flush, PAGE_SIZE};
 
 use super::space::Spaces;
 use crate::percpu::{NO_SPACE, PerCpu, cpus, this_cpu};
+use crate::trap::crossing;
 use crate::{apic, cpu};
 
 /// Tags per processor; number 0 is the kernel's own space, and the others are a power of two.
@@ -94,6 +95,17 @@ fn look(cpu: &PerCpu, spaces: &Spaces, id: SpaceId) -> Option<u64> {
     Some(if cpu.tags.tags[tag as usize].get() == wanted { keeps } else { first_use(cpu, space.root.0, tag, wanted) })
 }
 
+/// How this processor loads the root of `id` so that it keeps what it remembers of it; `None` when it must forget first.
+pub(crate) fn known_root(cpu: &PerCpu, spaces: &Spaces, id: SpaceId) -> Option<u64> {
+    let space = spaces.get(id)?;
+    if !cpu.tags.enabled.get() {
+        return Some(space.root.0);
+    }
+    let tag = tag(id);
+    let known = cpu.tags.tags[tag as usize].get() == (space.serial, spaces.generation(space));
+    known.then_some(space.root.0 | u64::from(tag) | KEEP)
+}
+
 /// Gives a tag to a space, and says how its root is loaded. A processor without tags gives none.
 #[cold]
 fn first_use(cpu: &PerCpu, root: u64, tag: u32, wanted: (u64, u64)) -> u64 {
@@ -134,6 +146,7 @@ static REQUEST: Request =
 /// Makes every processor forget translations of `id`; done when it returns. The kernel is locked.
 pub(crate) fn flush(spaces: &mut Spaces, id: SpaceId, what: Flush) {
     spaces.flushed(id);
+    crossing::end_all();
     let this = this_cpu();
     let mut asked = 0u64;
     for cpu in cpus() {

@@ -60,6 +60,11 @@ impl Clock {
         Nanos(now)
     }
 
+    /// Ticks of the time stamp counter in a length of time.
+    pub(crate) fn ticks(&self, length: Nanos) -> u64 {
+        ((u128::from(length.0) * u128::from(self.per_nano)) >> SHIFT) as u64
+    }
+
     /// How user programs compute the same.
     pub(crate) const fn scale(&self) -> ClockScale {
         ClockScale { base: self.base, multiplier: self.multiplier, shift: SHIFT }

@@ -6,6 +6,7 @@ use holm_kernel_core::machine::USER_END;
 use holm_kernel_core::thread::{EntryKind, Registers, Thread, ThreadId};
 use holm_kernel_core::{Next, SpaceId};
 
+use super::crossing;
 use crate::cpu::{msr, wrmsr};
 use crate::lock::Locked;
 use crate::memory::tlb;
@@ -58,7 +59,7 @@ fn unchanged(cpu: &PerCpu, thread: ThreadId, space: SpaceId) -> bool {
         // SAFETY: `cpu.thread` is the thread that runs next, so it exists, and its structure does not move; the kernel is
         // locked.
         && unsafe { (*cpu.thread_at.get()).entry == EntryKind::SystemCall }
-        && cpu.keep_vector.get() == 0
+        && cpu.keep_vector.get() == crossing::UNBOUND
 }
 
 /// Before a processor leaves the thread that it ran.
@@ -97,6 +98,15 @@ fn float_modes() -> u64 {
 /// Prepares another thread, or the same one with other registers.
 #[inline]
 fn change(kernel: &mut Locked, cpu: &PerCpu, id: ThreadId, space: SpaceId) -> Exit {
+    let exit = change_to(kernel, cpu, id, space);
+    if cpu.keep_vector.get() != crossing::UNBOUND {
+        crossing::arm(kernel, cpu, id);
+    }
+    exit
+}
+
+#[inline(always)]
+fn change_to(kernel: &mut Locked, cpu: &PerCpu, id: ThreadId, space: SpaceId) -> Exit {
     if cpu.thread.get() == id.number() && cpu.space.get() == space {
         // SAFETY: `cpu.thread` is the thread that runs next, so it exists, and its structure does not move; the kernel is
         // locked, and nothing else refers to the thread meanwhile.
@@ -136,7 +146,7 @@ pub(crate) fn take_up(cpu: &PerCpu, id: ThreadId, thread: &mut Thread) -> Exit {
             Exit::Interrupt
         }
     };
-    cpu.keep_vector.set(u64::from(thread.restricted.is_bound()));
+    cpu.keep_vector.set(if thread.restricted.is_bound() { crossing::BOUND } else { crossing::UNBOUND });
     cpu.modes.set(modes);
     cpu.load.set(load);
     cpu.thread.set(id.number());

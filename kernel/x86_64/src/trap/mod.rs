@@ -7,7 +7,10 @@
 //!    tells the machine itself which thread goes on; all others go to `system_call_slowly`;
 //! 3. [`leave`] turns the answer (which thread, which address space) into an [`leave::Exit`] and unlocks;
 //! 4. the exit path in `stubs` loads registers and returns to the user program.
+//!
+//! Between a personality and its guest there is a shorter way, all of it in `crossing`.
 
+pub(crate) mod crossing;
 pub(crate) mod enter;
 pub(crate) mod interrupts;
 pub(crate) mod leave;

@@ -152,6 +152,11 @@ global_asm!(
     // A guest's vector registers are kept over its system calls, and its `rcx` and `r11` are what the processor made of them.
     "7: mov [rsp + {RCX}], rcx",
     "mov [rsp + {R11}], r11",
+    // It may have a way of its own: see `crossing`.
+    "cmp qword ptr gs:[{KEEP_VECTOR}], {AT_HOME}",
+    "jae crossing",
+    ".global keep_vector",
+    "keep_vector:",
     "fxsave64 [rsp + {VECTOR}]",
     "mov qword ptr [rsp + {SAVED}], 1",
     "mov rsp, gs:[{STACK}]",
@@ -323,6 +328,7 @@ global_asm!(
     STACK = const offset_of!(PerCpu, stack),
     SCRATCH = const offset_of!(PerCpu, scratch),
     KEEP_VECTOR = const offset_of!(PerCpu, keep_vector),
+    AT_HOME = const super::crossing::AT_HOME,
     SAVED = const offset_of!(Thread, vector) + offset_of!(Vector, saved),
     RAX = const REGISTERS + offset_of!(Registers, rax),
     RBX = const REGISTERS + offset_of!(Registers, rbx),

@@ -18,7 +18,7 @@ use super::reach::Reaches;
 use super::report::{Measured, Report};
 use super::samples::Samples;
 use crate::kernel::boots::{FIRST_LINE, LIMIT};
-use crate::kernel::build::{Built, Measure};
+use crate::kernel::build::{Built, Measure, Tests};
 use crate::kernel::qemu::{ENDED_WELL, Machine};
 use crate::kernel::{for_measuring, linux};
 use crate::workspace::workspace;
@@ -29,6 +29,12 @@ pub struct Options {
     /// Write the figures to this file
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Measure only the longest stretch with interrupts off, and tell that of every way into the kernel
+    #[arg(long)]
+    stretches: bool,
+    /// With `--stretches`: of the tests only those whose names contain one of these words
+    #[arg(long, value_name = "WORD", requires = "stretches")]
+    only: Vec<String>,
 }
 
 /// The figures that the program on the kernel tells.
@@ -53,6 +59,8 @@ const LONGEST: &str = PATHS[12];
 const BOOTS: usize = 10;
 /// All tests with instructions counted.
 const TESTS_LIMIT: Duration = Duration::from_secs(1200);
+/// Random calls of the fuzzer there: with instructions counted, QEMU is slow.
+const FUZZ_CALLS: u64 = 100_000;
 
 /// Measures, prints the table, writes the document. Fails when a figure is above its limit.
 ///
@@ -61,14 +69,20 @@ const TESTS_LIMIT: Duration = Duration::from_secs(1200);
 pub fn run(options: &Options) -> Result<ExitCode> {
     let reaches = Reaches::read(&workspace().join("bench/kernel.toml"))?;
     let machine = machine::look();
-    let built = for_measuring(Measure::No)?;
-    let mut measured = paths(&built)?;
-    measured.push(longest(&for_measuring(Measure::Yes)?)?);
-    measured.push(boot_instructions(&built)?);
-    measured.push(boot_wall(&built)?);
-    let size = fs::metadata(&built.kernel).context("the kernel's file is not there")?.len();
-    let how = "the file that is booted, without symbols".to_owned();
-    measured.push(Measured { name: "image-size", value: size as f64 / 1024.0, how, samples: BTreeMap::new() });
+    let tests = Tests { fuzz_calls: FUZZ_CALLS, only: options.only.join(" ") };
+    let mut measured = Vec::new();
+    if options.stretches {
+        measured.push(longest(&for_measuring(Measure::Yes, &tests)?, true)?);
+    } else {
+        let built = for_measuring(Measure::No, &tests)?;
+        measured = paths(&built)?;
+        measured.push(longest(&for_measuring(Measure::Yes, &tests)?, false)?);
+        measured.push(boot_instructions(&built)?);
+        measured.push(boot_wall(&built)?);
+        let size = fs::metadata(&built.kernel).context("the kernel's file is not there")?.len();
+        let how = "the file that is booted, without symbols".to_owned();
+        measured.push(Measured { name: "image-size", value: size as f64 / 1024.0, how, samples: BTreeMap::new() });
+    }
     let report = Report::new("holm.bench-kernel/1", &reaches, machine, measured)?;
     println!("\n{}", report.table());
     if let Some(file) = &options.json {
@@ -105,16 +119,36 @@ fn paths(built: &Built) -> Result<Vec<Measured>> {
     Ok(measured)
 }
 
-/// The longest stretch in the kernel while all tests run.
-fn longest(built: &Built) -> Result<Measured> {
+/// The longest stretch in the kernel while the tests run; `each`: that of every way in is told too.
+fn longest(built: &Built, each: bool) -> Result<Measured> {
     let machine = Machine { count: true, memory_mib: 256, archive: Some(built.tests.clone()), ..Machine::of(built) };
     let ended = machine.run(None, TESTS_LIMIT)?;
-    let line = ended.console.lines().find(|line| parse(line).is_some_and(|(name, _)| name == LONGEST));
-    let line = line.with_context(|| format!("the tests do not tell {LONGEST}:\n{}", ended.console))?;
-    let (_, value) = parse(line).with_context(|| format!("`{line}` is no figure"))?;
-    let entry = line.split(' ').nth(3).unwrap_or("an unknown entry");
+    for line in ended.console.lines().filter(|line| line.contains(" FAILED")) {
+        println!("{line}");
+    }
+    if ended.status != Some(ENDED_WELL) {
+        bail!("the tests did not end well ({:?}); the console:\n{}", ended.status, ended.console);
+    }
+    let stretches = stretches(&ended.console);
+    if each {
+        for (entry, length) in &stretches {
+            println!("{length:>9}  {entry}");
+        }
+        for line in ended.console.lines().filter(|line| line.starts_with("longest ")) {
+            println!("{line}");
+        }
+    }
+    let (entry, length) = stretches.first().with_context(|| format!("no stretch was told:\n{}", ended.console))?;
     let how = format!("all tests on the kernel, 1 processor, instructions counted; entered by {entry}");
-    Ok(figure(LONGEST, value, &how))
+    Ok(figure(LONGEST, *length as f64, &how))
+}
+
+/// Reads the lines `stretch ENTRY LENGTH`: ways into the kernel and their longest stretches, longest first.
+fn stretches(console: &str) -> Vec<(&str, u64)> {
+    let words = console.lines().filter_map(|line| line.strip_prefix("stretch ")?.rsplit_once(' '));
+    let mut found: Vec<(&str, u64)> = words.filter_map(|(entry, length)| Some((entry, length.parse().ok()?))).collect();
+    found.sort_by_key(|(_, length)| std::cmp::Reverse(*length));
+    found
 }
 
 /// From the loader's jump to the first line of init. The clock counts instructions from that jump on.
@@ -167,6 +201,12 @@ mod tests {
         assert_eq!(parse("figure longest-entry 78 vm_map"), Some(("longest-entry", 78.0)));
         assert_eq!(parse("figure null-call"), None);
         assert_eq!(parse("null-call 78"), None);
+    }
+
+    #[test]
+    fn stretches_are_read_longest_first() {
+        let console = "stretch vm_map 700\nstretch\nstretch vector-0x40 90\ntest x ok\nstretch cap_revoke 1200\n";
+        assert_eq!(stretches(console), [("cap_revoke", 1200), ("vm_map", 700), ("vector-0x40", 90)]);
     }
 
     #[test]

@@ -248,6 +248,17 @@ pub(crate) fn host_tests() -> Result<()> {
     output(command(&workspace(), cargo(), &["test", "--quiet"]).args(CORE)).map(drop)
 }
 
+/// Random histories of system calls against the model of the core's tests: `steps` of them, the first with `seed`.
+///
+/// # Errors
+/// What the kernel did that the model does not allow, and the seed to see it again.
+pub(crate) fn model(steps: u64, seed: u64) -> Result<()> {
+    let mut test = command(&workspace(), cargo(), &["test", "--quiet", "--package", "holm-kernel-core"]);
+    test.args(["--lib", "random_histories_follow_the_model"]);
+    test.env("HOLM_MODEL_STEPS", steps.to_string()).env("HOLM_MODEL_SEED", seed.to_string());
+    output(&mut test).map(drop)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

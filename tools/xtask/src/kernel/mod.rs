@@ -39,6 +39,15 @@ pub enum Task {
     Build(BuildOptions),
     /// Boot it on QEMU, with the serial console here; Ctrl-A X ends QEMU
     Run(RunOptions),
+    /// Play random histories of system calls on the host, on one to four simulated processors, against a model
+    Model {
+        /// Steps in all
+        #[arg(long, default_value_t = 5_000_000)]
+        steps: u64,
+        /// The first history; those after it count on from it
+        #[arg(long, default_value_t = 0)]
+        seed: u64,
+    },
     /// Lints, host tests, boots, and the tests that run on it
     Test {
         /// Which of them; all when none is named
@@ -109,6 +118,11 @@ pub fn run(task: &Task) -> Result<ExitCode> {
             let status = machine.with_command_line(&options.command_line).interactive()?;
             Ok(if status == qemu::ENDED_WELL { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
+        Task::Model { steps, seed } => {
+            build::model(*steps, *seed)?;
+            println!("{steps} steps from seed {seed} follow the model");
+            Ok(ExitCode::SUCCESS)
+        }
         Task::Test { parts, fuzz_calls, only } => {
             let all = [Part::Lints, Part::Host, Part::Boots, Part::Programs, Part::TwoCpus];
             let tests = Tests { fuzz_calls: *fuzz_calls, only: only.join(" ") };
@@ -155,6 +169,6 @@ fn test_with(parts: &[Part], tests: &Tests) -> Result<Outcome> {
 ///
 /// # Errors
 /// When it does not build.
-pub(crate) fn for_measuring(measure: build::Measure) -> Result<Built> {
-    build::all(Profile::Standard, measure, &Tests::default())
+pub(crate) fn for_measuring(measure: build::Measure, tests: &Tests) -> Result<Built> {
+    build::all(Profile::Standard, measure, tests)
 }
