@@ -259,6 +259,32 @@ impl Channel {
         sys::chan_reply_recv_short(self.short(32), token.map_or(0, |token| token.0), a, b, c, d)
     }
 
+    /// Calls with 32 bytes and a capability in registers. What is moved is gone when the call succeeded.
+    ///
+    /// # Errors
+    /// Those of chan_call_cap.
+    #[inline]
+    pub fn call_words_with(&self, words: [u64; 4], cap: CapTransfer) -> Result<ShortAnswer, Error> {
+        let [a, b, c, d] = words;
+        sys::chan_call_cap(self.short(32), cap.register(), a, b, c, d)
+    }
+
+    /// As [`Channel::reply_receive_words`], with room for a capability.
+    ///
+    /// # Errors
+    /// Those of chan_reply_recv_short.
+    #[inline]
+    pub fn reply_receive_words_with(
+        &self,
+        token: Option<ReplyToken>,
+        words: [u64; 4],
+    ) -> Result<(ShortAnswer, Option<Owned>), Error> {
+        let [a, b, c, d] = words;
+        let short = Short { flags: ShortFlags::CAP, ..self.short(32) };
+        let answer = sys::chan_reply_recv_short(short, token.map_or(0, |token| token.0), a, b, c, d)?;
+        Ok((answer, (!answer.short.channel.is_none()).then(|| Owned::new(answer.short.channel))))
+    }
+
     /// What the kernel tells about it.
     ///
     /// # Errors

@@ -29,6 +29,7 @@ fn begin() -> i32 {
     let done = match role {
         Some("words") => serve_words(),
         Some("caps") => serve_caps(),
+        Some("caps-in-memory") => serve_caps_in_memory(),
         Some("sleep") => time::sleep_until(Deadline::NEVER),
         _ => all(),
     };
@@ -48,6 +49,7 @@ fn all() -> Result<(), Error> {
     tell("null-call", each(ROUNDS, sys::sys_null)?);
     tell("call-reply", call_reply(&image)?);
     tell("call-reply-cap", call_reply_cap(&image)?);
+    tell("call-reply-cap-memory", call_reply_cap_in_memory(&image)?);
     tell("send-receive", send_receive()?);
     tell("yield", yields()?);
     tell("timer-wake", timer_wake()?);
@@ -119,6 +121,56 @@ fn call_reply(image: &Image) -> Result<u64, Error> {
 /// Takes one capability with each call, and closes them all when one comes without.
 fn serve_caps() -> Result<(), Error> {
     let channel: Channel = startup::take_named("serve").ok_or(Error::NotFound)?;
+    let mut kept = Vec::with_capacity(MOVED as usize + 1);
+    let (mut token, mut words) = (None, [0; 4]);
+    loop {
+        match channel.reply_receive_words_with(token.take(), words) {
+            Ok((question, Some(cap))) => {
+                kept.push(cap);
+                token = ReplyToken::of(&question);
+                words = question.words;
+            }
+            Ok((question, None)) => {
+                kept.clear();
+                token = ReplyToken::of(&question);
+            }
+            Err(Error::PeerClosed) => return Ok(()),
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Ticks of a call with a capability moved, by `call`, to a server that closes them after `done`.
+fn moving(
+    mut call: impl FnMut(CapTransfer) -> Result<(), Error>,
+    done: impl Fn() -> Result<(), Error>,
+) -> Result<u64, Error> {
+    let region = Region::new(4096)?;
+    let mut batches = Vec::new();
+    for _ in 0..20 {
+        let mut caps = Vec::new();
+        for _ in 0..MOVED {
+            caps.push(region.derive(Rights::READ | Rights::TRANSFER)?.moved(Rights::READ));
+        }
+        let before = sys::ticks();
+        for cap in &caps {
+            call(*cap)?;
+        }
+        batches.push((sys::ticks() - before) / MOVED);
+        done()?;
+    }
+    Ok(median(batches))
+}
+
+fn call_reply_cap(image: &Image) -> Result<u64, Error> {
+    let client = server(image, "caps")?;
+    let done = || client.call_words([0; 4], Deadline::NEVER).map(drop);
+    moving(|cap| client.call_words_with([1, 2, 3, 4], cap).map(drop), done)
+}
+
+/// As [`serve_caps`], through memory.
+fn serve_caps_in_memory() -> Result<(), Error> {
+    let channel: Channel = startup::take_named("serve").ok_or(Error::NotFound)?;
     let (mut payload, mut slots) = ([0u8; 32], [[0u8; CapTransfer::SIZE]; 1]);
     let mut kept = Vec::with_capacity(MOVED as usize + 1);
     let mut token = 0;
@@ -147,11 +199,11 @@ fn serve_caps() -> Result<(), Error> {
     }
 }
 
-fn call_reply_cap(image: &Image) -> Result<u64, Error> {
-    let client = server(image, "caps")?;
-    let region = Region::new(4096)?;
+/// As [`call_reply_cap`], with payload and records in memory: what messages of any length take.
+fn call_reply_cap_in_memory(image: &Image) -> Result<u64, Error> {
+    let client = server(image, "caps-in-memory")?;
     let (payload, mut room) = ([7u8; 32], [0u8; 32]);
-    let call = |caps: &[[u8; CapTransfer::SIZE]], room: &mut [u8; 32]| {
+    let mut call = |caps: &[[u8; CapTransfer::SIZE]]| {
         let send = MsgIo {
             buffer: payload.as_ptr() as u64,
             buffer_bytes: 32,
@@ -160,25 +212,18 @@ fn call_reply_cap(image: &Image) -> Result<u64, Error> {
             ..MsgIo::new()
         };
         let mut receive = MsgIo { buffer: room.as_mut_ptr() as u64, buffer_bytes: 32, ..MsgIo::new() };
-        // SAFETY: the reply goes into `room`, borrowed for this call; the rest is only read.
-        unsafe { sys::chan_call(client.handle(), &send, &mut receive, Deadline::NEVER.nanos()) }
+        // SAFETY: the reply goes into `room`, which nothing else uses; the rest is only read.
+        unsafe { sys::chan_call(client.handle(), &send, &mut receive, Deadline::NEVER.nanos()) }.map(drop)
     };
-    let mut batches = Vec::new();
-    for _ in 0..20 {
-        let mut caps = Vec::new();
-        for _ in 0..MOVED {
-            let mut bytes = [0; CapTransfer::SIZE];
-            region.derive(Rights::READ | Rights::TRANSFER)?.moved(Rights::READ).encode_whole(&mut bytes);
-            caps.push(bytes);
-        }
-        let before = sys::ticks();
-        for cap in &caps {
-            call(core::slice::from_ref(cap), &mut room)?;
-        }
-        batches.push((sys::ticks() - before) / MOVED);
-        call(&[], &mut room)?;
-    }
-    Ok(median(batches))
+    let done = || client.call(&[], 32, Deadline::NEVER).map(drop);
+    moving(
+        |cap| {
+            let mut record = [0; CapTransfer::SIZE];
+            cap.encode_whole(&mut record);
+            call(&[record])
+        },
+        done,
+    )
 }
 
 fn median(mut values: Vec<u64>) -> u64 {

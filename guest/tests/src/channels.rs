@@ -10,7 +10,7 @@ use holm_rt::abi::{
     ShortFlags, limits, number,
 };
 use holm_rt::channel::{ReplyToken, Sending};
-use holm_rt::{Channel, Deadline, Object, ThreadBuilder, sys, thread, time};
+use holm_rt::{Channel, Deadline, Events, Object, Region, ThreadBuilder, sys, thread, time};
 
 use crate::harness::{Outcome, Test, World, check, check_eq, eventually, must_answer, shortly, soon};
 
@@ -31,6 +31,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("channel_caller_lends_its_priority_along_chains", inheritance),
     ("channel_circle_of_calls_is_refused", circle),
     ("channel_short_and_long_messages_mix", short_messages),
+    ("channel_call_carries_a_capability_in_registers", call_with_cap),
     ("channel_badge_names_the_sender", badges),
     ("channel_bad_specs_are_refused", bad_specs),
     ("channel_attributes_change_within_what_was_made", attributes),
@@ -357,6 +358,63 @@ fn short_messages(_: &World) -> Outcome {
     must_answer(number::chan_recv_short, Error::WouldBlock, sys::chan_recv_short(short, limits::NEVER).map(|_| ()))?;
     let received = sys::chan_reply_recv_short(short, 0, 0, 0, 0, 0).map(|_| ());
     must_answer(number::chan_reply_recv_short, Error::WouldBlock, received)?;
+    Ok(())
+}
+
+/// Moved, cloned and lent capabilities of calls in registers, and what is refused.
+fn call_with_cap(_: &World) -> Outcome {
+    let (inbox, outbox) = Channel::queue(64, 4)?;
+    let server = thread::spawn(move || -> Result<Vec<(Rights, Result<(), Error>)>, Error> {
+        let (mut token, mut seen) = (None, Vec::new());
+        loop {
+            match inbox.reply_receive_words_with(token.take(), [5, 6, 7, 8]) {
+                Ok((question, cap)) => {
+                    if let Some(cap) = cap {
+                        let region = Region::from_owned(cap);
+                        let rights = region.capability()?.rights;
+                        seen.push((rights, region.read(0, &mut [0]).map(drop)));
+                        // A loan ends with the reply; the others live on.
+                        core::mem::forget(region);
+                    }
+                    token = ReplyToken::of(&question);
+                }
+                Err(Error::PeerClosed) => return Ok(seen),
+                Err(error) => return Err(error),
+            }
+        }
+    })?;
+    let region = Region::new(4096)?;
+    let rights = Rights::READ | Rights::INSPECT | Rights::TRANSFER;
+    let moved = region.derive(rights)?.moved(Rights::READ | Rights::INSPECT);
+    check_eq!(outbox.call_words_with([1, 2, 3, 4], moved)?.words, [5, 6, 7, 8]);
+    must_answer(number::chan_call_cap, Error::BadHandle, outbox.call_words_with([0; 4], moved).map(drop))?;
+    outbox.call_words_with([0; 4], region.cloned(Rights::INSPECT))?;
+    outbox.call_words_with([0; 4], region.lent(rights))?;
+    let refused = |error, cap| must_answer(number::chan_call_cap, error, outbox.call_words_with([0; 4], cap).map(drop));
+    refused(Error::Access, region.derive(Rights::READ)?.moved(Rights::READ))?;
+    refused(Error::Access, region.derive(rights)?.moved(Rights::WRITE))?;
+    refused(Error::NotPermitted, outbox.cloned(Rights::SEND))?;
+    refused(Error::NotPermitted, Events::new()?.moved(Rights::READ))?;
+    let gone = region.derive(rights)?;
+    gone.revoke()?;
+    refused(Error::Revoked, gone.cloned(Rights::READ))?;
+    let short = Short { channel: outbox.handle(), bytes: 0, priority: 0, flags: ShortFlags::NONE };
+    let wild = sys::chan_call_cap(short, 3 << 56, 0, 0, 0, 0).map(drop);
+    must_answer(number::chan_call_cap, Error::Invalid, wild)?;
+    drop(outbox);
+    let seen = server.join(soon())?.ok_or(Error::NotFound)??;
+    let (read, inspect) = (Rights::READ, Rights::INSPECT);
+    let wanted = [(read | inspect, Ok(())), (inspect, Err(Error::Access)), (read | inspect, Ok(()))];
+    check_eq!(seen, wanted);
+    // Who has no room for a capability does not get the call, which waits until its channel goes.
+    let (inbox, outbox) = Channel::queue(64, 4)?;
+    let cap = region.cloned(Rights::READ);
+    let caller = thread::spawn(move || outbox.call_words_with([0; 4], cap).map(drop))?;
+    eventually("the call to be queued", || Ok(inbox.info()?.queued_messages == 1))?;
+    must_answer(number::chan_recv_short, Error::MessageSize, inbox.receive_words(soon()).map(drop))?;
+    check_eq!(inbox.receive(64, soon())?.caps.len(), 1);
+    drop(inbox);
+    must_answer(number::chan_call_cap, Error::PeerClosed, caller.join(soon())?.ok_or(Error::NotFound)?)?;
     Ok(())
 }
 

@@ -5,11 +5,12 @@ use core::sync::atomic::Ordering;
 use core::time::Duration;
 
 use holm_rt::abi::{
-    ArgKind, CALLS, CallInfo, ClockId, Error, ObjectType, Protection, ResultKind, RevokeFlags, Rights, SchedClass,
-    ShortFlags, StructInfo, UnitFlags, UnitInfo, number,
+    ArgKind, CALLS, CallInfo, ClockId, Error, MsgFlags, ObjectType, Protection, ResultKind, RevokeFlags, Rights,
+    SchedClass, ShortFlags, StructInfo, UnitFlags, UnitInfo, number,
 };
+use holm_rt::channel::ReplyToken;
 use holm_rt::startup;
-use holm_rt::{Channel, Deadline, Events, Handle, Mapping, Object, Owned, Region, Timer, sys, time};
+use holm_rt::{Channel, Deadline, Events, Handle, Mapping, Object, Owned, Region, Timer, sys, thread, time};
 
 use crate::harness::{Failure, Outcome, Test, World, check_eq};
 
@@ -122,6 +123,9 @@ fn life(world: &World, shared: &Region, notes: &Mapping, seed: u64, count: u64) 
 /// The fuzzing child.
 struct Fuzzer {
     random: Random,
+    /// The sending end of the one channel that is served, and the thread that serves it.
+    served: Handle,
+    server: Handle,
     handles: Vec<Handle>,
     scratch: Vec<u8>,
 }
@@ -143,6 +147,8 @@ const DANGEROUS: &[u64] = &[
     number::cap_close,
     number::cap_revoke,
     number::restricted_enter,
+    // What is moved is gone for good.
+    number::chan_call_cap,
 ];
 
 /// The role of the fuzzer: so many calls from a seed.
@@ -150,8 +156,13 @@ pub(crate) fn child(seed: u64, count: u64) -> i32 {
     let Some(shared) = startup::take_named::<Region>("notes") else { return 3 };
     let Ok(notes) = shared.map(Protection::READ | Protection::WRITE) else { return 4 };
     let (Ok(counter), Ok(last)) = (notes.atomic_u64(COUNT), notes.atomic_u64(LAST_CALL)) else { return 5 };
-    let mut fuzzer =
-        Fuzzer { random: Random::new(seed), handles: Vec::with_capacity(KEPT + 2), scratch: alloc::vec![0; 16384] };
+    let mut fuzzer = Fuzzer {
+        random: Random::new(seed),
+        served: Handle::NONE,
+        server: Handle::NONE,
+        handles: Vec::with_capacity(KEPT + 2),
+        scratch: alloc::vec![0; 16384],
+    };
     fuzzer.handles.extend(["system", "archive", "quiet"].iter().filter_map(|name| startup::initial_named(name)));
     if fuzzer.begin().is_err() {
         return 6;
@@ -168,6 +179,20 @@ pub(crate) fn child(seed: u64, count: u64) -> i32 {
     0
 }
 
+/// Answers every call and closes what comes with it, until nobody can call.
+fn serve(inbox: &Channel) {
+    let mut token = None;
+    loop {
+        match inbox.reply_receive_words_with(token.take(), [0; 4]) {
+            Ok((question, _closed)) => token = ReplyToken::of(&question),
+            // What is too long for registers is taken out.
+            Err(Error::MessageSize) => drop(inbox.receive_with(256, MsgFlags::NONBLOCK, Deadline::NEVER)),
+            Err(Error::Interrupted) => {}
+            Err(_) => return,
+        }
+    }
+}
+
 impl Fuzzer {
     /// Something to begin with.
     fn begin(&mut self) -> Result<(), Error> {
@@ -178,6 +203,12 @@ impl Fuzzer {
         self.handles.push(Timer::new(ClockId::Monotonic)?.into_handle());
         self.handles.push(Events::new()?.into_handle());
         self.handles.push(region.into_handle());
+        let (inbox, outbox) = Channel::queue(256, 4)?;
+        let server = thread::spawn(move || serve(&inbox))?;
+        self.server = server.thread().handle();
+        core::mem::forget(server);
+        self.served = outbox.into_handle();
+        self.handles.push(self.served);
         Ok(())
     }
 
@@ -197,6 +228,18 @@ impl Fuzzer {
                     *register = value;
                     used += 1;
                 }
+            }
+        }
+        if call.number == number::thread_exit {
+            // The unit is to end with its last thread.
+            let _gone = sys::thread_kill(self.server, 0);
+        }
+        if call.number == number::chan_call_cap {
+            // It has no deadline: somebody must answer.
+            registers[0] = u64::from(self.served.raw().unsigned_abs()) | registers[0] >> 32 << 32;
+            if !wild {
+                let rights = self.random.next() & self.random.next() & 0x1fff;
+                registers[1] = self.handle() & 0xffff_ffff | rights << 32 | self.random.below(4) << 56;
             }
         }
         // SAFETY: this program may break its own memory: then it ends, and the test starts another. It holds nothing that

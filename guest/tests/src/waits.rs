@@ -4,8 +4,8 @@ use alloc::sync::Arc;
 use core::sync::atomic::{AtomicBool, Ordering};
 use core::time::Duration;
 
-use holm_rt::abi::{Error, EventRecord, ThreadState, number};
-use holm_rt::{Channel, Events, Handle, Object, Owned, Space, sys, thread, time};
+use holm_rt::abi::{Error, EventRecord, Rights, ThreadState, number};
+use holm_rt::{Channel, Events, Handle, Object, Owned, Region, Space, sys, thread, time};
 
 use crate::harness::{Outcome, Test, World, check, must_answer, soon};
 
@@ -36,6 +36,12 @@ const CALLS: &[(u64, bool, Call)] = &[
     (number::chan_send_short, true, |handle| on(handle, |channel| channel.send_words([0; 4], soon()))),
     (number::chan_recv_short, false, |handle| on(handle, |channel| channel.receive_words(soon()).map(drop))),
     (number::chan_call_short, true, |handle| on(handle, |channel| channel.call_words([0; 4], soon()).map(drop))),
+    (number::chan_call_cap, true, |handle| {
+        on(handle, |channel| {
+            let cap = Region::new(4096)?;
+            channel.call_words_with([0; 4], cap.cloned(Rights::READ)).map(drop)
+        })
+    }),
     (number::chan_reply_recv_short, false, |handle| {
         on(handle, |channel| channel.reply_receive_words(None, [0; 4]).map(drop))
     }),

@@ -318,6 +318,7 @@ enum holm_power_action {
 /* Flags of a short message. */
 #define HOLM_SHORT_FLAGS_NONBLOCK (UINT64_C(1) << 0) /* Do not wait: WOULD_BLOCK instead. */
 #define HOLM_SHORT_FLAGS_CALL (UINT64_C(1) << 1) /* Returned by a receive: the sender waits for a reply. */
+#define HOLM_SHORT_FLAGS_CAP (UINT64_C(1) << 2) /* Receiving: there is room for one capability. Returned by a receive: one came; its handle stands in the result. */
 
 /* What happened. Each source has its own bits; others in a subscription are refused. */
 #define HOLM_EVENT_MASK_READABLE (UINT64_C(1) << 0) /* Channel, trace, console: something can be received or read. */
@@ -961,6 +962,7 @@ struct holm_archive_entry {
 #define HOLM_CALL_CHAN_REPLY_RECV_SHORT 74
 #define HOLM_CALL_CHAN_SET_ATTR 75
 #define HOLM_CALL_CHAN_GET_INFO 76
+#define HOLM_CALL_CHAN_CALL_CAP 77
 #define HOLM_CALL_EVENT_SUBSCRIBE 80
 #define HOLM_CALL_EVENT_WAIT 81
 #define HOLM_CALL_EVENT_ACK 82
@@ -1467,6 +1469,20 @@ static inline int64_t holm_chan_get_info(holm_handle_t channel, struct holm_chan
     r.rdi = (uint32_t)channel;
     r.rsi = (uint64_t)(uintptr_t)info;
     holm_enter(&r);
+    return (int64_t)r.rax;
+}
+
+static inline int64_t holm_chan_call_cap(uint64_t short_message, uint64_t transfer, uint64_t word0, uint64_t word1, uint64_t word2, uint64_t word3, struct holm_registers *answer)
+{
+    struct holm_registers r = { .rax = HOLM_CALL_CHAN_CALL_CAP };
+    r.rdi = short_message;
+    r.rsi = transfer;
+    r.rdx = word0;
+    r.r10 = word1;
+    r.r8 = word2;
+    r.r9 = word3;
+    holm_enter(&r);
+    *answer = r;
     return (int64_t)r.rax;
 }
 

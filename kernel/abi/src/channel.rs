@@ -174,6 +174,8 @@ abi_flags! {
         NONBLOCK = 0,
         /// Returned by a receive: the sender waits for a reply.
         CALL = 1,
+        /// Receiving: there is room for one capability. Returned by a receive: one came; its handle stands in the result.
+        CAP = 2,
     }
 }
 
@@ -181,11 +183,11 @@ abi_flags! {
 ///
 /// Bits 0..=31: the handle. 32..=39: bytes of the payload (0..=32). 40..=47: priority (0..=31). 48..=55: [`ShortFlags`].
 /// The payload stands in rdx, r10, r8, r9, first byte lowest; bytes beyond its length are ignored when sending and zero
-/// when received. The result in rax is the same word with the handle's place zero; rdi holds the reply token (0 when
-/// nobody waits) and rsi the badge.
+/// when received. The result in rax is the same word, with the handle of the capability that came in the handle's place, or
+/// zero; rdi holds the reply token (0 when nobody waits) and rsi the badge.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Short {
-    /// The channel; [`Handle::NONE`] in a result.
+    /// The channel; in a result the capability that came, or [`Handle::NONE`].
     pub channel: Handle,
     /// Bytes of the payload: 0 to 32.
     pub bytes: u8,
@@ -213,10 +215,22 @@ impl Short {
     /// Takes a result apart.
     ///
     /// # Errors
-    /// As [`Short::from_register`], but without a handle.
+    /// As [`Short::from_register`], but a handle need not be there.
     #[inline]
     pub const fn from_result(word: u64) -> Result<Self, Error> {
-        Self::parts(Handle::NONE, word)
+        Self::parts(Handle::from_raw(word as i32), word)
+    }
+
+    /// What the kernel answered: as [`Short::from_result`], of a result that is known to be one.
+    #[inline]
+    #[must_use]
+    pub const fn told(word: u64) -> Self {
+        Self {
+            channel: Handle::from_raw(word as i32),
+            bytes: (word >> 32) as u8,
+            priority: (word >> 40) as u8,
+            flags: ShortFlags(word >> 48 & ShortFlags::ALL.0),
+        }
     }
 
     #[inline]

@@ -463,6 +463,7 @@ interrupts and more urgent threads in, and the call goes on by itself.
 
 **Short messages.** The short calls carry up to 32 bytes in registers. Their first argument holds the handle in bits 0 to
 31, the length in bits 32 to 39, the priority in bits 40 to 47 and ShortFlags in bits 48 to 55; the payload is in rdx,
-r10, r8, r9, first byte lowest. A short message received has the same in rax (without a handle), the payload in the same
-registers, the reply token in rdi (0: nobody waits for a reply) and the badge in rsi.
+r10, r8, r9, first byte lowest. A short message received has the same in rax, with the handle of the capability that came
+(or 0) in bits 0 to 31, the payload in the same registers, the reply token in rdi (0: nobody waits for a reply) and the
+badge in rsi. A capability comes only to who receives with CAP; its rights are told by cap_get_info.
 ";

@@ -1,7 +1,7 @@
 //! Capabilities: types of objects, rights, and how a capability may travel (seed 3, 14.3, 15.1, 15.2).
 
-use crate::Handle;
 use crate::field::{abi_enum, abi_flags, abi_struct};
+use crate::{Error, Handle};
 
 abi_enum! {
     /// The type of the object behind a capability. Types 3 to 8 are the seed's, kept for later parts of the kernel.
@@ -226,5 +226,26 @@ abi_struct! {
         mode: TransferMode,
         /// Sending: the rights the receiver gets, a subset of the sender's. Received: the rights it has.
         rights: Rights,
+    }
+}
+
+impl CapTransfer {
+    /// The record as it stands in one register: the handle in bits 0 to 31, the rights in 32 to 55, the mode in 56 to 63.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for an unknown right or mode. The handle is checked where it is used.
+    #[inline]
+    pub const fn from_register(word: u64) -> Result<Self, Error> {
+        match (TransferMode::from_register(word >> 56), Rights::from_register(word >> 32 & 0xff_ffff)) {
+            (Ok(mode), Ok(rights)) => Ok(Self { cap: Handle::from_raw(word as i32), mode, rights }),
+            (Err(error), _) | (_, Err(error)) => Err(error),
+        }
+    }
+
+    /// The register.
+    #[inline]
+    #[must_use]
+    pub const fn register(self) -> u64 {
+        self.cap.raw() as u32 as u64 | self.rights.bits() << 32 | (self.mode as u64) << 56
     }
 }

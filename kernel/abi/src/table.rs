@@ -222,8 +222,9 @@ macro_rules! system_calls {
             "chan_send of up to 32 bytes in registers.";
         71 chan_recv_short "4.1"
             (short: (short RECEIVE), deadline: (deadline))
-            -> (short) errors [WouldBlock, TimedOut, PeerClosed, MessageSize, Canceled, Interrupted] "O(1)"
-            "chan_recv into registers. A message that is longer than 32 bytes or carries capabilities stays queued: MessageSize.";
+            -> (short) errors [WouldBlock, TimedOut, PeerClosed, MessageSize, NoHandles, Quota, NoMemory, Canceled, Interrupted] "O(1)"
+            "chan_recv into registers. With CAP there is room for one capability, whose handle then stands in the result. A \
+             message that is longer than 32 bytes or carries more capabilities stays queued: MessageSize.";
         72 chan_call_short "4.1"
             (short: (short SEND), deadline: (deadline), word0: (number), word1: (number), word2: (number), word3: (number))
             -> (short) errors [WouldBlock, TimedOut, PeerClosed, MessageSize, NoSpace, Deadlock, Canceled, Interrupted] "O(1)"
@@ -235,7 +236,7 @@ macro_rules! system_calls {
             "chan_reply of up to 32 bytes in registers; also to a chan_call.";
         74 chan_reply_recv_short "4.1"
             (short: (short RECEIVE), token: (number), word0: (number), word1: (number), word2: (number), word3: (number))
-            -> (short) errors [NotFound, WouldBlock, PeerClosed, MessageSize, Canceled, Interrupted] "O(1)"
+            -> (short) errors [NotFound, WouldBlock, PeerClosed, MessageSize, NoHandles, Quota, NoMemory, Canceled, Interrupted] "O(1)"
             "chan_reply_short, unless the token is 0, and then chan_recv_short without a deadline.";
         75 chan_set_attr "4.1"
             (channel: (handle Channel, ADMIN), attr: (in ChanAttr))
@@ -245,6 +246,11 @@ macro_rules! system_calls {
             (channel: (handle Channel, INSPECT), info: (out ChanInfo))
             -> (none) errors [] "O(1)"
             "Tells limits, fill and figures of a channel.";
+        77 chan_call_cap "15.1"
+            (short: (short SEND), transfer: (number), word0: (number), word1: (number), word2: (number), word3: (number))
+            -> (short) errors [NotPermitted, TooDeep, WouldBlock, PeerClosed, MessageSize, NoSpace, NoHandles, Quota, NoMemory, Deadlock, Canceled, Interrupted] "O(1)"
+            "chan_call_short with one capability and without a deadline. `transfer` holds the capability's handle in bits 0 to \
+             31, the rights it arrives with in 32 to 55, the TransferMode in 56 to 63.";
 
         80 event_subscribe "14.5"
             (spec: (in EventSpec))

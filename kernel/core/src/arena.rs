@@ -1,6 +1,7 @@
 //! Places for the kernel's objects: found in constant time by an id that is never valid for a later object.
 //!
-//! An arena grows by whole chunks that never move, so an object keeps its address for life: the machine layer saves a
+//! An arena grows by whole chunks that never move (of one object each where every message looks objects up: that is one step
+//! less), so an object keeps its address for life: the machine layer saves a
 //! thread's registers straight into it. Growing can fail and says so; nothing here panics for lack of memory.
 
 use alloc::boxed::Box;
@@ -10,7 +11,7 @@ use core::hash::{Hash, Hasher};
 use core::marker::PhantomData;
 use core::num::{NonZeroU32, NonZeroU64};
 
-/// Objects per chunk.
+/// Objects per chunk, unless something else is said.
 const CHUNK: usize = 32;
 
 /// Names an object of type `T`. An id of a removed object stays invalid: places count their generations.
@@ -114,21 +115,21 @@ enum Content<T> {
 
 const END: u32 = u32::MAX;
 
-/// All objects of one type.
+/// All objects of one type, `SIZE` in a chunk.
 #[derive(Debug)]
-pub struct Arena<T> {
-    chunks: Vec<Box<[Place<T>; CHUNK]>>,
+pub struct Arena<T, const SIZE: usize = CHUNK> {
+    chunks: Vec<Box<[Place<T>; SIZE]>>,
     free: u32,
     live: u32,
 }
 
-impl<T> Default for Arena<T> {
+impl<T, const SIZE: usize> Default for Arena<T, SIZE> {
     fn default() -> Self {
         Self { chunks: Vec::new(), free: END, live: 0 }
     }
 }
 
-impl<T> Arena<T> {
+impl<T, const SIZE: usize> Arena<T, SIZE> {
     /// How many objects there are.
     #[must_use]
     pub const fn len(&self) -> u32 {
@@ -143,12 +144,12 @@ impl<T> Arena<T> {
 
     #[inline]
     fn place(&self, index: u32) -> Option<&Place<T>> {
-        Some(&self.chunks.get(index as usize / CHUNK)?[index as usize % CHUNK])
+        Some(&self.chunks.get(index as usize / SIZE)?[index as usize % SIZE])
     }
 
     #[inline]
     fn place_mut(&mut self, index: u32) -> Option<&mut Place<T>> {
-        Some(&mut self.chunks.get_mut(index as usize / CHUNK)?[index as usize % CHUNK])
+        Some(&mut self.chunks.get_mut(index as usize / SIZE)?[index as usize % SIZE])
     }
 
     /// Takes `object` in, in constant time (a new chunk is made every 32 objects).
@@ -170,15 +171,15 @@ impl<T> Arena<T> {
     }
 
     fn grow(&mut self) -> Result<(), Full> {
-        let first = u32::try_from(self.chunks.len() * CHUNK).map_err(|_| Full)?;
+        let first = u32::try_from(self.chunks.len() * SIZE).map_err(|_| Full)?;
         let mut chunk = Vec::new();
-        chunk.try_reserve_exact(CHUNK).map_err(|_| Full)?;
+        chunk.try_reserve_exact(SIZE).map_err(|_| Full)?;
         self.chunks.try_reserve(1).map_err(|_| Full)?;
-        for offset in 1..=CHUNK as u32 {
-            let next = if offset == CHUNK as u32 { END } else { first + offset };
+        for offset in 1..=SIZE as u32 {
+            let next = if offset == SIZE as u32 { END } else { first + offset };
             chunk.push(Place { generation: NonZeroU32::MIN, content: Content::Free(next) });
         }
-        let Ok(chunk) = Box::<[Place<T>; CHUNK]>::try_from(chunk.into_boxed_slice()) else { return Err(Full) };
+        let Ok(chunk) = Box::<[Place<T>; SIZE]>::try_from(chunk.into_boxed_slice()) else { return Err(Full) };
         self.chunks.push(chunk);
         self.free = first;
         Ok(())
@@ -232,7 +233,7 @@ impl<T> Arena<T> {
         self.chunks.iter().enumerate().flat_map(|(chunk, places)| {
             places.iter().enumerate().filter_map(move |(offset, place)| match &place.content {
                 Content::Object(object) => {
-                    let index = (chunk * CHUNK + offset) as u32;
+                    let index = (chunk * SIZE + offset) as u32;
                     Some((Id::new(index, place.generation), object))
                 }
                 Content::Free(_) => None,
@@ -245,13 +246,13 @@ impl<T> Arena<T> {
     #[inline(always)]
     pub fn pair_mut(&mut self, one: Id<T>, other: Id<T>) -> Option<(&mut T, &mut T)> {
         let (a, b) = (one.index() as usize, other.index() as usize);
-        let (first, second) = (a / CHUNK, b / CHUNK);
+        let (first, second) = (a / SIZE, b / SIZE);
         let (a, b) = if first == second {
-            let [a, b] = self.chunks.get_mut(first)?.get_disjoint_mut([a % CHUNK, b % CHUNK]).ok()?;
+            let [a, b] = self.chunks.get_mut(first)?.get_disjoint_mut([a % SIZE, b % SIZE]).ok()?;
             (a, b)
         } else {
             let [first, second] = self.chunks.get_disjoint_mut([first, second]).ok()?;
-            (&mut first[a % CHUNK], &mut second[b % CHUNK])
+            (&mut first[a % SIZE], &mut second[b % SIZE])
         };
         if a.generation.get() != one.generation() || b.generation.get() != other.generation() {
             return None;
@@ -275,7 +276,7 @@ impl<T> Arena<T> {
     /// The first object at place `from` or later: walks an arena in bounded steps.
     #[must_use]
     pub fn next_from(&self, from: u32) -> Option<(Id<T>, &T)> {
-        let end = (self.chunks.len() * CHUNK) as u32;
+        let end = (self.chunks.len() * SIZE) as u32;
         (from..end).find_map(|index| match self.place(index)? {
             Place { generation, content: Content::Object(object) } => Some((Id::new(index, *generation), object)),
             Place { .. } => None,
@@ -292,7 +293,7 @@ mod tests {
     proptest! {
         #[test]
         fn ids_name_their_object_and_never_a_later_one(steps in proptest::collection::vec((any::<bool>(), 0usize..50), 0..400)) {
-            let mut arena = Arena::default();
+            let mut arena: Arena<u32> = Arena::default();
             let mut model: BTreeMap<Id<u32>, u32> = BTreeMap::new();
             let mut gone: Vec<Id<u32>> = Vec::new();
             for (number, (insert, which)) in steps.into_iter().enumerate() {
@@ -316,7 +317,7 @@ mod tests {
 
     #[test]
     fn a_pair_is_two_different_objects() {
-        let mut arena = Arena::default();
+        let mut arena: Arena<u32> = Arena::default();
         let ids: Vec<Id<u32>> = (0..70).map(|number| arena.insert(number).unwrap()).collect();
         for (one, other) in [(0, 1), (1, 0), (3, 69), (69, 3)] {
             let Some((first, second)) = arena.pair_mut(ids[one], ids[other]) else { panic!("both are there") };
@@ -330,7 +331,7 @@ mod tests {
 
     #[test]
     fn objects_do_not_move_when_the_arena_grows() {
-        let mut arena = Arena::default();
+        let mut arena: Arena<u64> = Arena::default();
         let first = arena.insert(1u64).unwrap();
         let before = std::ptr::from_ref(arena.get(first).unwrap());
         for number in 0..1000 {

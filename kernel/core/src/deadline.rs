@@ -30,7 +30,7 @@ pub struct DeadlinePlace {
 /// A deadline's place belongs to what has it.
 #[derive(Debug)]
 pub(crate) struct Owners<'a> {
-    pub(crate) threads: &'a mut Arena<Thread>,
+    pub(crate) threads: &'a mut Arena<Thread, 1>,
     pub(crate) timers: &'a mut Arena<Timer>,
 }
 

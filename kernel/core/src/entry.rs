@@ -22,7 +22,7 @@ impl<M: Machine> Kernel<M> {
         let number =
             current.and_then(|current| self.threads.get(current)).map_or(u64::MAX, |thread| thread.registers.rax);
         match self.direct(cpu, number) {
-            Some(Direct::Next(next)) => next,
+            Some(Direct::Leave) => self.direct_leave(cpu),
             Some(Direct::Same | Direct::Switched) => self.leave(cpu),
             None => match self.restricted_direct(cpu) {
                 Some(next) => next,

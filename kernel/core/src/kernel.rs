@@ -85,10 +85,10 @@ pub enum Next {
 #[derive(Debug)]
 pub struct Kernel<M> {
     pub(crate) machine: M,
-    pub(crate) units: Arena<Unit>,
-    pub(crate) threads: Arena<Thread>,
+    pub(crate) units: Arena<Unit, 1>,
+    pub(crate) threads: Arena<Thread, 1>,
     pub(crate) regions: Arena<Region>,
-    pub(crate) channels: Arena<Channel>,
+    pub(crate) channels: Arena<Channel, 1>,
     pub(crate) channel_work: ChannelWork,
     pub(crate) events: Events,
     pub(crate) images: Arena<Image>,

@@ -48,6 +48,7 @@ pub mod work;
 
 pub use caller::{Answer, Caller, Outcome};
 pub use direct::Direct;
+pub use holm_abi::number;
 pub use kernel::{BootInfo, Fault, Kernel, MemoryRange, Next};
 pub use machine::{CpuId, FrameNumber, Machine, Nanos, SpaceId};
 pub use object::Object;

@@ -92,43 +92,43 @@ impl Queue {
         if self.length == 1 { self.first } else { None }
     }
 
-    /// Takes out the one thread that is in it.
+    /// Takes out the one thread that is in it, with the link through which it is.
     #[inline(always)]
-    pub(crate) const fn take_only(&mut self, entry: &mut Thread) {
+    pub(crate) const fn take_only(&mut self, link: &mut Link) {
         (self.first, self.last, self.length) = (None, None, 0);
-        *self.through.of(entry) = Link { previous: None, next: None, queued: false };
+        *link = Link { previous: None, next: None, queued: false };
     }
 
     /// Puts a thread, which is in no queue through this link, into this empty one.
     #[inline(always)]
-    pub(crate) const fn put_only(&mut self, thread: ThreadId, entry: &mut Thread) {
+    pub(crate) const fn put_only(&mut self, thread: ThreadId, link: &mut Link) {
         (self.first, self.last, self.length) = (Some(thread), Some(thread), 1);
-        *self.through.of(entry) = Link { previous: None, next: None, queued: true };
+        *link = Link { previous: None, next: None, queued: true };
     }
 
     /// Puts `thread`, which is in no queue through this link, at the end and takes the first one out, which is another.
     #[inline(always)]
-    pub(crate) fn turn(&mut self, threads: &mut Arena<Thread>, thread: ThreadId) -> Option<ThreadId> {
+    pub(crate) fn turn(&mut self, threads: &mut Arena<Thread, 1>, thread: ThreadId) -> Option<ThreadId> {
         if self.length != 1 {
             self.push(threads, thread);
             return self.pop(threads);
         }
         let first = self.first?;
         if let Some((entry, gone)) = threads.pair_mut(thread, first) {
-            self.take_only(gone);
-            self.put_only(thread, entry);
+            self.take_only(self.through.of(gone));
+            self.put_only(thread, self.through.of(entry));
         }
         Some(first)
     }
 
     /// The thread behind `thread`, which is in this queue.
     #[must_use]
-    pub fn after(&self, threads: &Arena<Thread>, thread: ThreadId) -> Option<ThreadId> {
+    pub fn after(&self, threads: &Arena<Thread, 1>, thread: ThreadId) -> Option<ThreadId> {
         self.through.seen(threads.get(thread)?).next
     }
 
     /// Adds `thread` at the end. Nothing happens when it is in a queue already.
-    pub fn push(&mut self, threads: &mut Arena<Thread>, thread: ThreadId) {
+    pub fn push(&mut self, threads: &mut Arena<Thread, 1>, thread: ThreadId) {
         let Some(entry) = threads.get_mut(thread) else { return };
         let link = self.through.of(entry);
         if link.queued {
@@ -151,12 +151,12 @@ impl Queue {
 
     /// The thread in front of `thread`, which is in this queue.
     #[must_use]
-    pub fn before(&self, threads: &Arena<Thread>, thread: ThreadId) -> Option<ThreadId> {
+    pub fn before(&self, threads: &Arena<Thread, 1>, thread: ThreadId) -> Option<ThreadId> {
         self.through.seen(threads.get(thread)?).previous
     }
 
     /// Adds `thread` right behind `behind`, which is in this queue. Nothing happens when it is in a queue already.
-    pub fn insert_behind(&mut self, threads: &mut Arena<Thread>, behind: ThreadId, thread: ThreadId) {
+    pub fn insert_behind(&mut self, threads: &mut Arena<Thread, 1>, behind: ThreadId, thread: ThreadId) {
         let Some(next) = self.after(threads, behind) else { return self.push(threads, thread) };
         let Some(entry) = threads.get_mut(thread) else { return };
         let link = self.through.of(entry);
@@ -174,7 +174,7 @@ impl Queue {
     }
 
     /// Adds `thread` at the front. Nothing happens when it is in a queue already.
-    pub fn push_front(&mut self, threads: &mut Arena<Thread>, thread: ThreadId) {
+    pub fn push_front(&mut self, threads: &mut Arena<Thread, 1>, thread: ThreadId) {
         let Some(entry) = threads.get_mut(thread) else { return };
         let link = self.through.of(entry);
         if link.queued {
@@ -190,14 +190,14 @@ impl Queue {
     }
 
     /// Takes the first thread out.
-    pub fn pop(&mut self, threads: &mut Arena<Thread>) -> Option<ThreadId> {
+    pub fn pop(&mut self, threads: &mut Arena<Thread, 1>) -> Option<ThreadId> {
         let first = self.first?;
         self.remove(threads, first);
         Some(first)
     }
 
     /// Takes `thread`, which is in this queue or in none, out.
-    pub fn remove(&mut self, threads: &mut Arena<Thread>, thread: ThreadId) {
+    pub fn remove(&mut self, threads: &mut Arena<Thread, 1>, thread: ThreadId) {
         let Some(entry) = threads.get_mut(thread) else { return };
         let link = core::mem::take(self.through.of(entry));
         if !link.queued {

@@ -32,11 +32,20 @@ pub(crate) struct Locked(());
 #[inline]
 pub(crate) fn lock(cpu: &PerCpu) -> Locked {
     let ticket = LOCK.next.fetch_add(1, Ordering::Relaxed);
+    if LOCK.serving.load(Ordering::Acquire) != ticket {
+        wait(cpu, ticket);
+    }
+    Locked(())
+}
+
+/// Waits until the ticket is served.
+#[cold]
+#[inline(never)]
+fn wait(cpu: &PerCpu, ticket: u32) {
     while LOCK.serving.load(Ordering::Acquire) != ticket {
         tlb::serve(cpu);
         core::hint::spin_loop();
     }
-    Locked(())
 }
 
 impl Drop for Locked {

@@ -165,9 +165,9 @@ impl PerCpu {
 pub(crate) fn this_cpu() -> &'static PerCpu {
     let this: *const PerCpu;
     // SAFETY: from `segments::load` on, and in every entry after `swapgs`, the GS base points to this processor's structure,
-    // whose first field is its address.
+    // whose first field is its address, which never changes: reading it once is as good as reading it again.
     unsafe {
-        core::arch::asm!("mov {}, gs:[0]", out(reg) this, options(nostack, preserves_flags, readonly, pure));
+        core::arch::asm!("mov {}, gs:[0]", out(reg) this, options(nostack, preserves_flags, nomem, pure));
         &*this
     }
 }

@@ -7,7 +7,7 @@
  * Nothing of ours runs when threads are switched: what a worker did is in the kernel's own accounts of the thread, and is
  * copied to its line at its wake-ups and ticks. Threads that are no workers pay for a few loads per wake-up.
  *
- * Somebody who waits is a thread of a program. The kernel's own threads are none: their work is short, the kernel's
+ * Somebody who waits is a thread of a program, and not one of a small fraction of the worker's weight. The kernel's own threads are none: their work is short, the kernel's
  * scheduler lets them in by itself, and one of them always has some housekeeping to do, on an idle machine, too.
  */
 #include "maps.bpf.h"
@@ -100,6 +100,43 @@ static __always_inline bool can_wait(u32 flags, u32 policy, pid_t tgid)
 	return (flags & PF_KTHREAD) || policy == SCHED_IDLE_POLICY || tgid == morpheus_agent_tgid;
 }
 
+/* Levels of control groups that are looked at. */
+#define LEVELS 6
+/* A thread, or the group it is in, of less than the worker's weight divided by this is light. */
+#define LIGHT 20
+
+/*
+ * Whether a thread on the worker's CPU is so light beside it (nice, cpu.weight) that the kernel would hardly ever let it in:
+ * it has had its share after a moment and waits nearly always, and a yield is in vain until the worker has had its own.
+ * That wait is what weights are for, so nobody minds it. What counts is where the two meet: themselves in one group, else
+ * their groups.
+ */
+static __noinline bool is_light(struct task_struct *waits, struct task_struct *works)
+{
+	struct sched_entity *waiter = &waits->se, *worker = &works->se;
+	__u64 light, heavy;
+	int level, depth, other;
+
+	if (!bpf_core_field_exists(waiter->depth) || !bpf_core_field_exists(waiter->parent))
+		return 0;
+	for (level = 0; level < LEVELS; level++) {
+		if (!waiter || !worker)
+			return 0;
+		if (BPF_CORE_READ(waiter, cfs_rq) == BPF_CORE_READ(worker, cfs_rq)) {
+			light = BPF_CORE_READ(waiter, load.weight);
+			heavy = BPF_CORE_READ(worker, load.weight);
+			return light * LIGHT < heavy;
+		}
+		depth = BPF_CORE_READ(waiter, depth);
+		other = BPF_CORE_READ(worker, depth);
+		if (depth >= other)
+			waiter = BPF_CORE_READ(waiter, parent);
+		if (other >= depth)
+			worker = BPF_CORE_READ(worker, parent);
+	}
+	return 0;
+}
+
 /* A thread became runnable on its CPU. */
 static __always_inline int woken(struct task_struct *task)
 {
@@ -128,7 +165,7 @@ static __always_inline int woken(struct task_struct *task)
 	/* The thread itself: woken before it was switched out. */
 	if (current->pid != task->pid) {
 		place = place_of(current);
-		if (place && view_of(place, &view))
+		if (place && view_of(place, &view) && !is_light(task, current))
 			hint(&view, current, MORPHEUS_REASON_WAITER, bpf_ktime_get_ns(), MORPHEUS_NO_DEADLINE);
 	}
 	bpf_task_release(current);
@@ -170,7 +207,8 @@ static __always_inline bool one_minds(struct rq *rq, struct task_struct *self)
 		task = (void *)entry - __builtin_preserve_field_info(self->se.group_node, BPF_FIELD_BYTE_OFFSET);
 		if (BPF_CORE_READ(task, pid) != self->pid &&
 		    !(bpf_core_field_exists(task->se.sched_delayed) && BPF_CORE_READ(task, se.sched_delayed)) &&
-		    !can_wait(BPF_CORE_READ(task, flags), BPF_CORE_READ(task, policy), BPF_CORE_READ(task, tgid)))
+		    !can_wait(BPF_CORE_READ(task, flags), BPF_CORE_READ(task, policy), BPF_CORE_READ(task, tgid)) &&
+		    !is_light(task, self))
 			return true;
 		entry = BPF_CORE_READ(entry, next);
 	}

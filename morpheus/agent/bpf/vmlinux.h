@@ -79,7 +79,13 @@ struct list_head {
 	struct list_head *next;
 };
 
+struct load_weight {
+	unsigned long weight;
+};
+
 struct sched_entity {
+	struct load_weight load;
+	int depth;
 	struct list_head group_node;
 	unsigned char sched_delayed;
 	u64 sum_exec_runtime;

@@ -83,6 +83,35 @@ fn a_worker_that_waited_for_the_cpu_is_told_that_its_own_tasks_did() {
     });
 }
 
+/// A thread of low weight waits nearly always, and is let in by no yield before the worker has had its own share.
+#[test]
+fn no_hint_for_a_thread_of_a_fraction_of_the_workers_weight() {
+    if !bpf_is_permitted() {
+        return;
+    }
+    let agent = Agent::start(&[]);
+    let client = agent.connect().hello();
+    let cpu = first_cpu();
+    let mut is_nice = false;
+    let _waits = Repeating::on(cpu, move || {
+        if !std::mem::replace(&mut is_nice, true) {
+            rustix::process::nice(19).unwrap();
+        }
+        std::hint::spin_loop();
+    });
+    let _spinner = Spinner::on(cpu, &client, WorkerState::Running, true);
+    let (totals, ran_ms) = agent.wait_for("two seconds of the worker", |report| {
+        let worker = report.processes.first()?.workers.first()?;
+        let ran = std::fs::read_to_string(format!("/proc/self/task/{}/schedstat", worker.tid)).ok()?;
+        let ran_ms = ran.split(' ').next()?.parse::<u64>().ok()? / 1_000_000;
+        (ran_ms >= 2_000).then(|| (worker.totals.clone(), ran_ms))
+    });
+    // Whoever else wants the CPU meanwhile gets it by a switch; hints for the light one would come at every tick.
+    let waiter = totals.hints.get("waiter").copied().unwrap_or(0);
+    let in_vain = waiter.saturating_sub(totals.involuntary_switches);
+    assert!(in_vain < ran_ms / 10, "{in_vain} yields let nobody in, in {ran_ms} ms: {totals:?}");
+}
+
 /// Seed, Non-Goal 2 and the states of the ABI: hints go to workers that say they run, to nobody else.
 #[test]
 fn no_hint_in_the_wrong_state() {

@@ -1,4 +1,4 @@
-//! Owns the end-to-end tests of Morpheus's enforce mode: a guest with a kernel that has sched_ext is booted once and runs
+//! Owns the end-to-end tests of Morpheus that need a machine of their own, above all enforce mode: a guest with a kernel that has sched_ext is booted once and runs
 //! every scenario against the real agent and the real client crate. May not touch the machine's own scheduler or packages.
 //!
 //! - [`kernel`]: Debian's kernel, fetched and unpacked, never installed.
@@ -20,7 +20,7 @@ pub mod kernel;
 pub mod machine;
 
 /// The rules that are tested, in the order in which the guest tries them.
-pub const SCENARIOS: [&str; 18] = [
+pub const SCENARIOS: [&str; 19] = [
     "loads_and_attaches",
     "another_scheduler_is_refused",
     "no_hint_when_nobody_waits",
@@ -39,6 +39,7 @@ pub const SCENARIOS: [&str; 18] = [
     "watchdog_stall_falls_back",
     "sysrq_falls_back",
     "verifier_counts_stay_below_their_limits",
+    "nobody_is_hinted_for_others_on_an_idle_machine",
 ];
 
 /// Begins a line of the guest with a scenario's name and `ok`, or `failed` and why.
@@ -48,6 +49,15 @@ pub const VERIFIED: &str = "morpheus-verified:";
 
 /// The guest's environment variable with a part of the names of the scenarios to try; all without it.
 pub const ONLY: &str = "MORPHEUS_ONLY";
+
+/// The guest's environment variable with how long its workers are watched on an idle machine, in seconds of them; taken over
+/// from whoever boots the guest. [`IDLE_SECONDS_SHORT`] without it.
+pub const IDLE_SECONDS: &str = "MORPHEUS_IDLE_SECONDS";
+/// As long as the tests watch.
+pub const IDLE_SECONDS_SHORT: u64 = 5;
+/// Begins a line of the guest about its idle machine: hints for others, LOCAL hints, seconds, and how often the workers lost
+/// their CPUs.
+pub const IDLE: &str = "morpheus-idle:";
 
 /// Time between two looks at a condition.
 const LOOK: Duration = Duration::from_millis(20);

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-use crate::ONLY;
 use crate::kernel::Kernel;
+use crate::{IDLE_SECONDS, ONLY};
 
 /// The longest a boot with all scenarios may take on a busy machine; it takes under a minute on an idle one.
 const PATIENCE: Duration = Duration::from_secs(480);
@@ -72,9 +72,10 @@ fn command_line(only: Option<&str>) -> String {
     let khz = host_khz().map(|khz| format!(" tsc_early_khz={khz}")).unwrap_or_default();
     // The kernel gives PID 1 what it does not know itself, as environment.
     let only = only.map(|only| format!(" {ONLY}={only}")).unwrap_or_default();
+    let idle = std::env::var(IDLE_SECONDS).map(|seconds| format!(" {IDLE_SECONDS}={seconds}")).unwrap_or_default();
     // Registering a worker waits for the kernel's readers, which takes ticks unless they are hurried.
     let quick = "rcupdate.rcu_expedited=1";
-    format!("console=ttyS0 quiet panic=-1 reboot=t cryptomgr.notests tsc=reliable {quick}{khz}{only}")
+    format!("console=ttyS0 quiet panic=-1 reboot=t cryptomgr.notests tsc=reliable {quick}{khz}{only}{idle}")
 }
 
 /// The rate of this machine's time stamp counter, which a translated guest sees, in kHz.

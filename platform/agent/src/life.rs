@@ -44,6 +44,15 @@ pub(crate) enum Wish {
     Remove,
 }
 
+impl Wish {
+    fn ports(&self) -> BTreeSet<u16> {
+        match self {
+            Self::Run(ports) => ports.clone(),
+            Self::Stop | Self::Remove => BTreeSet::new(),
+        }
+    }
+}
+
 /// Time between two tries of something that must succeed before the life can go on.
 const RETRY: Duration = Duration::from_secs(5);
 
@@ -105,11 +114,14 @@ impl Life {
         let phase = match past {
             _ if past.ended.is_some() => Phase::Ended,
             _ if past.stopping || past.ending.is_some() => Phase::Stopping,
-            _ if past.healthy => Phase::Starting,
+            // It counts as what it was until something else is seen: an agent that begins again takes no app out of service.
+            _ if past.healthy => Phase::Healthy,
             _ if past.machine.is_some() => Phase::Booting,
             _ => Phase::Preparing,
         };
-        let seen = Observation { phase, detail: None, endpoints: Default::default(), end: past.ended.clone() };
+        let network = past.network.as_ref().filter(|_| phase == Phase::Healthy);
+        let endpoints = network.map(|network| network.endpoints(&wish.borrow().ports())).unwrap_or_default();
+        let seen = Observation { phase, detail: None, endpoints, end: past.ended.clone() };
         // Also of one that is yet to start, or that an earlier agent started: nobody else may take them for free.
         let held =
             if past.ended.is_none() { spec.volumes.iter().map(|mount| mount.number).collect() } else { Vec::new() };
@@ -281,10 +293,7 @@ impl Life {
     }
 
     fn ports(&self) -> BTreeSet<u16> {
-        match &*self.wish.borrow() {
-            Wish::Run(ports) => ports.clone(),
-            Wish::Stop | Wish::Remove => BTreeSet::new(),
-        }
+        self.wish.borrow().ports()
     }
 
     fn close_logs(&self) {

@@ -276,6 +276,28 @@ async fn an_instance_is_stopped_wherever_it_is() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_agent_that_begins_again_takes_no_app_out_of_service() {
+    let bench = Bench::new();
+    bench.sim.script(&name(1), Script { health: vec![(Duration::from_secs(1), true)], ..Script::default() });
+    bench.set(1, &[(&checked(1), Want::Run)]);
+    let agent = bench.agent().await;
+    let before = wait_phase(&agent, 1, Phase::Healthy).await;
+    assert!(!before.endpoints.is_empty());
+    agent.detach().await;
+
+    let agent = bench.agent().await;
+    let mut reports = agent.reports();
+    let watched = async {
+        loop {
+            let seen = reports.borrow_and_update().instances[&name(1)].clone();
+            assert_eq!((seen.phase, seen.endpoints), (before.phase, before.endpoints.clone()));
+            reports.changed().await.unwrap();
+        }
+    };
+    timeout(Duration::from_secs(60), watched).await.unwrap_err();
+}
+
+#[tokio::test(start_paused = true)]
 async fn old_targets_are_refused_also_after_a_restart() {
     let bench = Bench::new();
     let (one, two) = (spec(1), spec(2));

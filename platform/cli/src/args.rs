@@ -176,6 +176,9 @@ pub(crate) enum Verb {
     Completions(Completions),
     /// Show the versions of this program and of the running Holm
     Version,
+    /// Run the ingress of a Holm, which starts it itself
+    #[command(hide = true)]
+    Ingress(Ingress),
     /// Write the reference page of the command line, or its manual pages
     #[command(hide = true)]
     Docs {
@@ -261,6 +264,16 @@ pub(crate) struct Up {
     /// Serve metrics for Prometheus over HTTP, on this address and port, to whoever can reach it
     #[arg(long, value_name = "ADDR:PORT")]
     pub(crate) metrics: Option<SocketAddr>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Ingress {
+    /// The Unix socket on which it takes orders
+    #[arg(long, value_name = "FILE")]
+    pub(crate) socket: PathBuf,
+    /// Write messages as lines of JSON
+    #[arg(long)]
+    pub(crate) log_json: bool,
 }
 
 /// An amount of memory, as in a manifest.

@@ -8,12 +8,14 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::watch;
@@ -22,6 +24,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::admission::{Admission, Caps};
+use crate::apart::Listening;
 use crate::connection;
 use crate::listen::{self, PeerOptions, SocketOptions};
 use crate::live::{Backends, LiveTable, compile};
@@ -123,7 +126,7 @@ pub enum StartError {
 }
 
 /// What a table changed.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ApplyReport {
     /// Listeners opened, by their address in the table.
     pub opened: Vec<SocketAddr>,
@@ -178,6 +181,8 @@ struct Inner {
 struct Control {
     wanted: Vec<SocketAddr>,
     open: BTreeMap<SocketAddr, OpenListener>,
+    /// Sockets of another process, for the next table that has their addresses.
+    taken_over: BTreeMap<SocketAddr, (SocketAddr, Vec<std::net::TcpListener>)>,
     shut_down: bool,
 }
 
@@ -186,6 +191,8 @@ struct OpenListener {
     local: SocketAddr,
     close: CancellationToken,
     accepting: Vec<JoinHandle<()>>,
+    /// The same sockets, to be handed over.
+    sockets: Vec<OwnedFd>,
 }
 
 impl Ingress {
@@ -277,7 +284,10 @@ impl IngressHandle {
         shared.table.store(Arc::new(live));
         shared.backends.forget_unused();
         control.wanted = table.listeners.keys().copied().collect();
-        Ok(inner.reconcile(&mut control).await)
+        let report = inner.reconcile(&mut control).await;
+        // What this table does not want is closed.
+        control.taken_over.clear();
+        Ok(report)
     }
 
     /// Where a listener of the table really listens: differs from its address there if that has port 0. `None` while
@@ -286,6 +296,25 @@ impl IngressHandle {
         match self.0.status().get(&listener)? {
             ListenerStatus::Open(local) => Some(*local),
             ListenerStatus::Failed(_) => None,
+        }
+    }
+
+    /// The open listeners with copies of their sockets, for another process.
+    pub(crate) async fn listening(&self) -> io::Result<Vec<Listening>> {
+        let control = self.0.control.lock().await;
+        let copy = |(wanted, open): (&SocketAddr, &OpenListener)| {
+            let sockets = open.sockets.iter().map(OwnedFd::try_clone).collect::<io::Result<_>>()?;
+            Ok(Listening::new(*wanted, open.local, sockets))
+        };
+        control.open.iter().map(copy).collect()
+    }
+
+    /// Takes sockets of another process: the next table uses those of its addresses, and the others are closed then.
+    pub(crate) async fn take_over(&self, listening: Vec<Listening>) {
+        let mut control = self.0.control.lock().await;
+        for one in listening {
+            let (wanted, local, sockets) = one.into_parts();
+            control.taken_over.insert(wanted, (local, sockets));
         }
     }
 
@@ -352,6 +381,7 @@ impl Inner {
         for addr in gone {
             if let Some(listener) = control.open.remove(&addr) {
                 listener.close.cancel();
+                drop(listener.sockets);
                 for accepting in listener.accepting {
                     // Ends with the socket closed, so that its address is free for what comes next.
                     let _ = accepting.await;
@@ -363,7 +393,8 @@ impl Inner {
             if control.open.contains_key(addr) {
                 continue;
             }
-            match self.open(*addr) {
+            let taken_over = control.taken_over.remove(addr);
+            match self.open(*addr, taken_over) {
                 Ok(listener) => {
                     control.open.insert(*addr, listener);
                     report.opened.push(*addr);
@@ -379,17 +410,27 @@ impl Inner {
         report
     }
 
-    fn open(&self, addr: SocketAddr) -> io::Result<OpenListener> {
+    /// Opens a listener, or goes on with the sockets of one that another process has had open.
+    fn open(
+        &self,
+        addr: SocketAddr,
+        taken_over: Option<(SocketAddr, Vec<std::net::TcpListener>)>,
+    ) -> io::Result<OpenListener> {
         let options = self.shared.config.socket_options();
-        let (local, sockets) = listen::open(addr, self.workers.len(), options)?;
+        let (local, sockets) = match taken_over {
+            Some(taken_over) => taken_over,
+            None => listen::open(addr, self.workers.len(), options)?,
+        };
+        let copies = sockets.iter().map(|socket| socket.try_clone().map(OwnedFd::from)).collect::<io::Result<_>>()?;
         let close = CancellationToken::new();
-        let accepting = sockets.into_iter().zip(&self.workers).map(|(socket, worker)| {
+        // Another process may have had more workers: connections wait in every socket.
+        let accepting = sockets.into_iter().zip(self.workers.iter().cycle()).map(|(socket, worker)| {
             let (shared, close) = (Arc::clone(&self.shared), close.clone());
             worker.spawn(async move {
                 close.run_until_cancelled(accept(shared, addr, socket)).await;
             })
         });
-        Ok(OpenListener { local, accepting: accepting.collect(), close })
+        Ok(OpenListener { local, accepting: accepting.collect(), close, sockets: copies })
     }
 }
 

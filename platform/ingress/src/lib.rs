@@ -3,7 +3,7 @@
 //! It owns sockets and routing, never TLS keys: an SNI listener reads the ClientHello only to pick the route and
 //! forwards every byte as it came. It may not touch the control plane's state or the network set-up.
 //!
-//! A caller starts one [`Ingress`] and hands it whole [`RoutingTable`]s. Each table replaces the last one:
+//! A caller starts one [`Ingress`], or one in [a process of its own](apart), and hands it whole [`RoutingTable`]s. Each table replaces the last one:
 //! listeners that are new open, those gone close, the rest stay, and connections under way are never disturbed.
 //!
 //! ```text
@@ -24,10 +24,12 @@
 //! | `connection` | one connection from accept to close |
 //! | `pump` | bytes both ways, copied while few, spliced when many |
 //! | `listen` | listening sockets, one per worker |
+//! | [`apart`] | the same in a process of its own, that outlives its caller |
 //! | [`stats`] | what was counted |
 #![forbid(unsafe_code)]
 
 mod admission;
+pub mod apart;
 mod app;
 mod arrival;
 mod balance;

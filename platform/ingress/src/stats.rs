@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// A snapshot of all counters. Counts are since start; they survive a new table as long as it has the route.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stats {
     /// Connections accepted, refused ones included.
     pub accepted: u64,
@@ -24,7 +24,7 @@ pub struct Stats {
 }
 
 /// Whether a listener of the table is open.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ListenerStatus {
     /// Open on this address, which differs from the table's only if the table's port is 0.
@@ -34,7 +34,7 @@ pub enum ListenerStatus {
 }
 
 /// Counters of one route.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RouteStats {
     /// Connections that reached this route, refused ones included.
     pub accepted: u64,
@@ -55,7 +55,7 @@ pub struct RouteStats {
 }
 
 /// Why a connection was not served.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Refusal {
     /// Too many connections in total.

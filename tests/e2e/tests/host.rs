@@ -27,7 +27,7 @@ mod secrets;
 #[path = "host/upgrade.rs"]
 mod upgrade;
 
-const TESTS: [Test; 18] = [
+const TESTS: [Test; 19] = [
     ("deployed_image_is_reached_through_its_port", deployed_image_is_reached_through_its_port),
     ("exec_has_input_output_status_and_terminal", exec_has_input_output_status_and_terminal),
     ("rollout_scale_and_rollback_lose_no_request", rollout_scale_and_rollback_lose_no_request),
@@ -36,6 +36,7 @@ const TESTS: [Test; 18] = [
     ("image_from_a_registry_is_reached_by_tls_host_name", image_from_a_registry_is_reached_by_tls_host_name),
     ("logs_are_followed_across_instances", logs_are_followed_across_instances),
     ("killed_holm_adopts_what_runs_and_loses_nothing", killed_holm_adopts_what_runs_and_loses_nothing),
+    ("killed_ingress_is_started_again", killed_ingress_is_started_again),
     ("killed_microvm_is_replaced", killed_microvm_is_replaced),
     ("guest_that_hangs_is_killed_after_its_grace", guest_that_hangs_is_killed_after_its_grace),
     ("stopped_started_and_destroyed", stopped_started_and_destroyed),
@@ -327,6 +328,8 @@ fn killed_holm_adopts_what_runs_and_loses_nothing(batch: &Batch) -> Result<()> {
 
     // Acknowledged right before the kill: it must not be lost.
     batch.site.ok(&["route", "add", "--app", "survivor", "web", "--port", "8080", "--sni", "survivor.example"])?;
+    // Clients notice nothing: the ingress is a process of its own.
+    let load = Load::start(port, 10);
     kill_process(holm_pid(batch)?, Signal::KILL)?;
     wait_for("Holm's end", || Ok((batch.site.run(&["status"])?.status == 3).then_some(())))?;
     ensure!(qemu_of(batch, &name)? == vm, "the microVM did not outlive Holm");
@@ -340,7 +343,25 @@ fn killed_holm_adopts_what_runs_and_loses_nothing(batch: &Batch) -> Result<()> {
     ensure!(log.matches("listening on port 8080").count() == 1, "lines were lost or repeated:\n{log}");
     let ran = batch.site.run(&["exec", "survivor", "--", "/hello", "--fail", "4"])?;
     ensure!(ran.status == 4, "exec after adoption: {ran:?}");
-    Ok(())
+    load.end()?.check()
+}
+
+/// The processes of the ingress: two while one takes over from another.
+fn ingresses(batch: &Batch) -> Result<Vec<Pid>> {
+    let all = batch.site.processes()?.into_iter().filter(|(_, line)| line.contains(" ingress --socket "));
+    Ok(all.filter_map(|(pid, _)| i32::try_from(pid).ok().and_then(Pid::from_raw)).collect())
+}
+
+fn killed_ingress_is_started_again(batch: &Batch) -> Result<()> {
+    let port = free_port()?;
+    deploy_hello(batch, "door", "open", port)?;
+    let answer = client::get(port, "/")?;
+    let [before] = *ingresses(batch)? else { bail!("not one ingress") };
+    kill_process(before, Signal::KILL)?;
+    wait_for("the route", || Ok((client::get(port, "/").ok().as_ref() == Some(&answer)).then_some(())))?;
+    let [after] = *ingresses(batch)? else { bail!("not one ingress") };
+    ensure!(after != before, "the ingress did not die");
+    batch.site.ok(&["destroy", "door", "--yes"]).map(drop)
 }
 
 fn killed_microvm_is_replaced(batch: &Batch) -> Result<()> {

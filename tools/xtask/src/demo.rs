@@ -105,7 +105,7 @@ fn show(steps: &mut Steps, site: &Site, folder: &Path) -> Result<()> {
     let (http, sni) = (free_port()?, free_port()?);
     let sni_flag = sni.to_string();
 
-    steps.step("start Holm: control plane, agent and ingress in one process", || {
+    steps.step("start Holm: control plane and agent, and the ingress beside them", || {
         holm(site, &["up", "--detach", "--network", "user", "--sni-port", &sni_flag])
     })?;
     steps.step("import Debian's cloud kernel as the guest", || {

@@ -78,7 +78,13 @@ impl Site {
     /// `holm` with `arguments`, not started yet.
     #[must_use]
     pub fn holm(&self, arguments: &[&str]) -> Command {
-        let mut command = self.outside(&self.programs.holm.to_string_lossy(), arguments);
+        self.holm_of(&self.programs.holm, arguments)
+    }
+
+    /// The same with another file of the program.
+    #[must_use]
+    pub fn holm_of(&self, program: &Path, arguments: &[&str]) -> Command {
+        let mut command = self.outside(&program.to_string_lossy(), arguments);
         command
             .env("HOLM_STATE", &self.state)
             .env("HOLM_GUEST_INIT", &self.programs.init)

@@ -38,7 +38,7 @@ impl Answer {
 /// A short message received.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ShortAnswer {
-    /// Length, priority and flags.
+    /// Length, priority and flags, and the handle of the capability that came.
     pub short: Short,
     /// The payload, first byte lowest; zero beyond its length.
     pub words: [u64; 4],
@@ -54,7 +54,7 @@ impl TryFrom<Answer> for ShortAnswer {
     #[inline]
     fn try_from(answer: Answer) -> Result<Self, Error> {
         Ok(Self {
-            short: Short::from_result(answer.result()?)?,
+            short: Short::told(answer.result()?),
             words: [answer.rdx, answer.r10, answer.r8, answer.r9],
             token: answer.rdi,
             badge: answer.rsi,

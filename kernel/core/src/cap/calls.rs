@@ -112,7 +112,7 @@ impl<M: Machine> Kernel<M> {
         {
             node.badge = badge;
         }
-        let handle = self.cap_put(caller.unit, grant).ok_or(Error::NoHandles)?;
+        let handle = self.cap_put(caller.unit, grant, self.caps.grants.epoch).ok_or(Error::NoHandles)?;
         self.trace_grant(grant, caller.unit.number(), caller.unit);
         Ok(Outcome::Done(handle.raw() as u64))
     }

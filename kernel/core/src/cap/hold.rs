@@ -53,7 +53,7 @@ impl<M: Machine> Kernel<M> {
         let grant = self.caps.grants.insert(new)?;
         self.retain(object);
         self.cap_pay(unit);
-        self.cap_put(unit, grant).ok_or(Error::NoHandles)
+        self.cap_put(unit, grant, self.caps.grants.epoch).ok_or(Error::NoHandles)
     }
 
     /// Makes sure that `count` capabilities with new grants can be given to `unit` without failing: slots, and quotas for
@@ -113,13 +113,14 @@ impl<M: Machine> Kernel<M> {
     }
 
     /// Puts the capability of a grant that nobody holds into the table of `unit`, where [`Kernel::cap_reserve`] found room.
-    /// One that was revoked while it travelled answers [`Error::Revoked`] there, too.
-    pub(crate) fn cap_put(&mut self, unit: UnitId, grant: GrantId) -> Option<Handle> {
+    /// One that was revoked while it travelled answers [`Error::Revoked`] there, too. `checked` is the revocation epoch in
+    /// which the grant was found alive, or 0.
+    pub(crate) fn cap_put(&mut self, unit: UnitId, grant: GrantId, checked: u64) -> Option<Handle> {
         let node = self.caps.grants.get(grant)?;
         let (object, rights, badge, counted) = (node.object, node.rights, node.badge, node.counted);
         let entry = self.units.get_mut(unit)?;
         let content = if counted { Content::Held(grant) } else { Content::Swept };
-        let handle = entry.caps.put(object, rights, badge, content)?;
+        let handle = entry.caps.put(object, rights, badge, content, checked)?;
         let charged = self.charge(unit, Resource::Handles, 1);
         debug_assert!(charged.is_ok(), "the quota was checked before");
         if counted {

@@ -5,7 +5,7 @@
 //! Only after a revocation somewhere does the next use of a handle walk its grant's ancestors, once.
 //!
 //! - `hold`: using, installing and closing handles; `references`: what keeps objects;
-//! - [`transfer`]: how capabilities travel, decided first, then performed without failure;
+//! - [`transfer`]: how capabilities travel, decided first, then performed without failure; [`short`]: the short way of one;
 //! - `sweep`: what follows a revocation or the end of a unit, in bounded steps;
 //! - `calls`: the system calls.
 
@@ -13,6 +13,7 @@ mod calls;
 pub(crate) mod grant;
 mod hold;
 mod references;
+pub(crate) mod short;
 mod sweep;
 pub(crate) mod table;
 #[cfg(test)]

@@ -141,13 +141,21 @@ impl CapTable {
         Ok(())
     }
 
-    /// Fills a slot and says which; `None` when none is spare.
-    pub(crate) fn put(&mut self, object: Object, rights: Rights, badge: u64, content: Content) -> Option<Handle> {
+    /// Fills a slot and says which; `None` when none is spare. `checked` is the epoch in which the grant was found alive, or 0.
+    #[inline(always)]
+    pub(crate) fn put(
+        &mut self,
+        object: Object,
+        rights: Rights,
+        badge: u64,
+        content: Content,
+        checked: u64,
+    ) -> Option<Handle> {
         let index = self.free;
         let slot = self.at_mut(index)?;
         let Content::Free(next) = slot.content else { return None };
         *slot = Slot {
-            checked: 0,
+            checked,
             generation: slot.generation,
             types: Types::of(object.object_type()),
             rights,
@@ -163,6 +171,7 @@ impl CapTable {
     }
 
     /// Empties the slot of `handle`, which is stale from now on.
+    #[inline(always)]
     pub(crate) fn free(&mut self, handle: Handle) -> Option<Slot> {
         let free = self.free;
         let slot = self.slot_mut(handle).ok()?;
@@ -191,6 +200,13 @@ impl CapTable {
         }
     }
 
+    /// Whether a slot can be taken without growing.
+    #[inline(always)]
+    pub(crate) const fn has_spare(&self) -> bool {
+        self.spare != 0
+    }
+
+    #[inline(always)]
     fn at_mut(&mut self, index: u32) -> Option<&mut Slot> {
         self.chunks.get_mut(index as usize / CHUNK).map(|chunk| &mut chunk[index as usize % CHUNK])
     }
@@ -291,7 +307,7 @@ mod tests {
             for (number, (step, which)) in steps.into_iter().enumerate() {
                 if step < 2 {
                     table.reserve(1).unwrap();
-                    let handle = table.put(Object::Console, Rights::READ, number as u64, Content::Swept).unwrap();
+                    let handle = table.put(Object::Console, Rights::READ, number as u64, Content::Swept, 0).unwrap();
                     prop_assert!(handle.raw() > 0 && !gone.contains(&handle));
                     prop_assert!(model.insert(handle, number as u64).is_none());
                 } else if let Some(handle) = model.keys().nth(usize::from(which) % model.len().max(1)).copied() {
@@ -315,7 +331,7 @@ mod tests {
         let mut table = CapTable::default();
         for index in 0..40 {
             table.reserve(1).unwrap();
-            let handle = table.put(Object::Console, Rights::NONE, 0, Content::Swept).unwrap();
+            let handle = table.put(Object::Console, Rights::NONE, 0, Content::Swept, 0).unwrap();
             assert_eq!(handle, Handle::initial(index));
         }
     }
@@ -326,12 +342,12 @@ mod tests {
         table.reserve(1).unwrap();
         let mut last = None;
         for _ in 0..Handle::LAST_GENERATION {
-            let handle = table.put(Object::Console, Rights::NONE, 0, Content::Swept).unwrap();
+            let handle = table.put(Object::Console, Rights::NONE, 0, Content::Swept, 0).unwrap();
             assert_eq!(handle.split().unwrap().0, 0);
             table.free(handle).unwrap();
             last = Some(handle);
         }
-        let next = table.put(Object::Console, Rights::NONE, 0, Content::Swept).unwrap();
+        let next = table.put(Object::Console, Rights::NONE, 0, Content::Swept, 0).unwrap();
         assert_eq!(next.split().unwrap().0, 1, "slot 0 is used up");
         assert!(table.slot(last.unwrap()).is_err());
         assert_eq!(table.spare, CHUNK as u32 - 2);
@@ -344,8 +360,8 @@ mod tests {
         assert_eq!(table.growth(MAX_SLOTS as u32 + 1), Err(Error::NoHandles));
         assert_eq!(table.reserve(MAX_SLOTS as u32 + 1), Err(Error::NoHandles));
         for _ in 0..MAX_SLOTS {
-            table.put(Object::Console, Rights::NONE, 0, Content::Swept).unwrap();
+            table.put(Object::Console, Rights::NONE, 0, Content::Swept, 0).unwrap();
         }
-        assert!(table.put(Object::Console, Rights::NONE, 0, Content::Swept).is_none());
+        assert!(table.put(Object::Console, Rights::NONE, 0, Content::Swept, 0).is_none());
     }
 }

@@ -198,22 +198,27 @@ impl<M: Machine> Kernel<M> {
             if moved && let Some(node) = self.caps.grants.get_mut(item.grant) {
                 node.rights = node.rights.and(item.rights);
             }
-            last = self.cap_arrive(to, item.grant);
+            if moved {
+                // First, so that whoever pays for both sees no change.
+                self.refund(from, Resource::Handles, 1);
+            }
+            // It was found alive when the parcel was decided, in this entry.
+            last = self.cap_arrive(to, item.grant, self.caps.grants.epoch);
             self.trace_grant(item.grant, from.number(), to);
             // The old slot is freed last: the receiver was told which slots it gets, and may be the sender.
             if moved && let Some(unit) = self.units.get_mut(from) {
                 let freed = unit.caps.free(item.handle);
                 debug_assert!(freed.is_some(), "the parcel was decided in this entry");
-                self.refund(from, Resource::Handles, 1);
             }
         }
         last
     }
 
-    /// Puts a capability that travelled into the table of `unit`, where room was reserved.
-    pub(crate) fn cap_arrive(&mut self, unit: UnitId, grant: GrantId) -> Handle {
+    /// Puts a capability that travelled into the table of `unit`, where room was reserved; `checked` as for
+    /// [`Kernel::cap_put`].
+    pub(crate) fn cap_arrive(&mut self, unit: UnitId, grant: GrantId, checked: u64) -> Handle {
         self.cap_repay(grant, unit);
-        let put = self.cap_put(unit, grant);
+        let put = self.cap_put(unit, grant, checked);
         debug_assert!(put.is_some(), "room was reserved");
         put.unwrap_or(Handle::NONE)
     }

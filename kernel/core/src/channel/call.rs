@@ -298,9 +298,9 @@ impl<M: Machine> Kernel<M> {
             }
         };
         // Nothing fails from here on.
-        self.parcel_arrive(caller.unit, unit, &parcel);
+        let cap_came = self.parcel_arrive(caller.unit, unit, &parcel);
         self.call_over(target, id, end);
-        let value = self.arrived(target, &request, &facts, words);
+        let value = self.arrived(target, &request, &facts, words, cap_came);
         if let Some(thread) = self.threads.get_mut(target) {
             thread.registers.rax = value;
         }

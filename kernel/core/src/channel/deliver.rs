@@ -187,12 +187,13 @@ impl<M: Machine> Kernel<M> {
         }
         self.facts_out(unit, &request, &facts).map_err(Undelivered::Receiver)?;
         // Nothing fails from here on.
+        let mut cap = Handle::NONE;
         if moved {
             let mut next = header.caps;
             for _ in 0..header.cap_count {
                 let Some(grant) = next else { break };
                 next = self.caps.grants.get(grant).and_then(|node| node.next_in_message);
-                self.cap_arrive(unit, grant);
+                cap = self.cap_arrive(unit, grant, 0);
                 self.trace_grant(grant, header.sender, unit);
             }
         }
@@ -202,7 +203,7 @@ impl<M: Machine> Kernel<M> {
                 channel.side_mut(end).server = Some(receiver);
             }
         }
-        Ok(self.arrived(receiver, &request, &facts, words))
+        Ok(self.arrived(receiver, &request, &facts, words, cap))
     }
 
     /// Delivers a call: its payload and its capabilities are still the caller's.
@@ -249,7 +250,7 @@ impl<M: Machine> Kernel<M> {
             }
         };
         // Nothing fails from here on.
-        self.parcel_arrive(sender, unit, &parcel);
+        let cap = self.parcel_arrive(sender, unit, &parcel);
         if !peek {
             if parcel.len() > 0
                 && let Some(thread) = self.threads.get_mut(caller)
@@ -260,7 +261,7 @@ impl<M: Machine> Kernel<M> {
             self.message_leave(id, end, slot);
             self.call_served(id, end, caller, receiver);
         }
-        Ok(self.arrived(receiver, &request, facts, words))
+        Ok(self.arrived(receiver, &request, facts, words, cap))
     }
 
     /// Takes a delivered message out of the inbox, and tells who waits for room.
@@ -280,13 +281,15 @@ impl<M: Machine> Kernel<M> {
         }
     }
 
-    /// What a receiver finds in its registers: answers `rax`, writes the others for a short receive.
+    /// What a receiver finds in its registers: answers `rax`, writes the others for a short receive. `cap` is the last
+    /// capability that came, if one did: a short receive has room for one.
     pub(super) fn arrived(
         &mut self,
         receiver: ThreadId,
         request: &ReceiveRequest,
         facts: &Facts,
         words: [u8; SHORT],
+        cap: Handle,
     ) -> u64 {
         if request.into != Into::Registers {
             return u64::from(facts.length);
@@ -296,7 +299,7 @@ impl<M: Machine> Kernel<M> {
             thread.registers.rdi = facts.token;
             thread.registers.rsi = facts.badge;
         }
-        short_result(facts.length as u8, facts.priority, facts.token)
+        short_result(facts.length as u8, facts.priority, facts.token, cap)
     }
 
     /// Copies the payload of a queued message out. Of a short receive it answers the bytes instead.
@@ -451,8 +454,9 @@ impl<M: Machine> Kernel<M> {
 }
 
 /// What a short receive answers in `rax`.
-#[inline]
-pub(super) const fn short_result(bytes: u8, priority: u8, token: u64) -> u64 {
-    let flags = if token != 0 { ShortFlags::CALL } else { ShortFlags::NONE };
-    Short { channel: Handle::NONE, bytes, priority, flags }.register()
+#[inline(always)]
+pub(super) const fn short_result(bytes: u8, priority: u8, token: u64, cap: Handle) -> u64 {
+    let called = if token != 0 { ShortFlags::CALL } else { ShortFlags::NONE };
+    let came = if cap.is_none() { ShortFlags::NONE } else { ShortFlags::CAP };
+    Short { channel: cap, bytes, priority, flags: called.or(came) }.register()
 }

@@ -1,7 +1,7 @@
 //! The fast path of short calls: every reason to leave it is looked at first; then it commits and cannot fail. The slow path
 //! is its specification: from the same state both lead to the same one.
 
-use holm_abi::{Rights, Short, ShortFlags, TraceKind};
+use holm_abi::{Handle, Rights, Short, ShortFlags, TraceKind};
 
 use super::deliver::short_result;
 use super::payload::cut;
@@ -89,7 +89,7 @@ impl<M: Machine> Kernel<M> {
         from.calls.receive = ReceiveRequest::SHORT;
         from.calls.stage = Stage::Served(server);
         let token = from.calls.token(caller.thread);
-        let rax = short_result(short.bytes, short.priority, token);
+        let rax = short_result(short.bytes, short.priority, token, Handle::NONE);
         put(&mut to.registers, arriving(&from.registers, short.bytes), rax, token, cap.badge);
         peer.server = Some(server);
         peer.open_calls += 1;
@@ -127,7 +127,7 @@ impl<M: Machine> Kernel<M> {
             return None;
         }
         // Nothing fails from here on.
-        let rax = short_result(short.bytes, short.priority, 0);
+        let rax = short_result(short.bytes, short.priority, 0, Handle::NONE);
         put(&mut to.registers, arriving(&from.registers, short.bytes), rax, 0, cap.badge);
         from.calls.receive = ReceiveRequest::SHORT.through(cap, epoch);
         self.call_over(target, id, end);

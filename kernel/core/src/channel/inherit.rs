@@ -18,7 +18,7 @@ const LOOK: u32 = 64;
 /// Those who lend their rank to a thread: the newest 64 at most.
 #[derive(Debug)]
 pub(crate) struct Callers<'a> {
-    threads: &'a Arena<Thread>,
+    threads: &'a Arena<Thread, 1>,
     next: Option<ThreadId>,
     left: u32,
 }

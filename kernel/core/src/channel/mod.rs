@@ -9,7 +9,7 @@
 //! - [`request`]: what a thread asked for, kept while it waits; [`payload`]: copying between all kinds of places;
 //! - [`send`], [`deliver`], [`settle`]: messages in, messages out, and who is woken by them;
 //! - [`call`], [`inherit`]: calls, replies, and the ranks that servers inherit;
-//! - [`short`]: messages in registers and their fast path; [`fast`];
+//! - [`short`]: messages in registers and their fast path; [`fast`]; `direct` and [`line`]: the short ways;
 //! - [`close`]: ends that go away, and waits that end early;
 //! - [`calls`]: creation, attributes, information.
 
@@ -22,6 +22,7 @@ mod direct;
 mod fast;
 mod inbox;
 mod inherit;
+mod line;
 mod payload;
 mod request;
 mod send;
@@ -47,6 +48,7 @@ use crate::unit::UnitId;
 
 pub(crate) use check::Sampling;
 use inbox::Inbox;
+pub(crate) use line::{Line, Stamp};
 use request::{ReceiveRequest, SendRequest};
 
 /// Names a channel.
@@ -192,6 +194,9 @@ enum Stage {
 pub struct ThreadCalls {
     /// What it wants to send.
     send: SendRequest,
+    /// What its last short call, reply, receive or yield found out, and its last short send.
+    pub(crate) line: Line,
+    sent: Line,
     /// Where it wants to receive.
     receive: ReceiveRequest,
     /// How far its own call came.

@@ -77,10 +77,16 @@ impl<M: Machine> Kernel<M> {
         parcel: &mut Parcel,
     ) -> Result<(), Error> {
         for at in 0..u64::from(request.cap_count) {
-            let mut bytes = [0; CapTransfer::SIZE];
-            let address = request.caps.checked_add(at * CapTransfer::SIZE as u64).ok_or(Error::Fault)?;
-            self.copy_in(unit, address, &mut bytes)?;
-            self.parcel_add(unit, &CapTransfer::decode_whole(&bytes)?, Some(id), parcel)?;
+            let transfer = match request.from {
+                From::Registers => CapTransfer::from_register(request.caps)?,
+                From::Memory(_) => {
+                    let mut bytes = [0; CapTransfer::SIZE];
+                    let address = request.caps.checked_add(at * CapTransfer::SIZE as u64).ok_or(Error::Fault)?;
+                    self.copy_in(unit, address, &mut bytes)?;
+                    CapTransfer::decode_whole(&bytes)?
+                }
+            };
+            self.parcel_add(unit, &transfer, Some(id), parcel)?;
         }
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! What a thread asked for: kept in the thread while it waits, so that others can finish its system call.
 
-use holm_abi::{Error, MsgFlags, MsgIo, Short};
+use holm_abi::{Error, MsgFlags, MsgIo, Short, ShortFlags};
 
 use crate::caller::InOut;
 use crate::cap::{Cap, GrantId};
@@ -25,7 +25,7 @@ pub(super) struct SendRequest {
     pub(super) length: u32,
     /// 0 to 31.
     pub(super) priority: u8,
-    /// How many capabilities go with it, and where the records are.
+    /// How many capabilities go with it, and where the records are; from registers it is the one record itself.
     pub(super) cap_count: u32,
     pub(super) caps: u64,
     /// The badge of the capability it is sent through, and its grant.
@@ -116,6 +116,11 @@ impl SendRequest {
         })
     }
 
+    /// As [`SendRequest::short`], with the capability that stands in a register.
+    pub(super) const fn short_with(short: Short, cap: Cap, transfer: u64) -> Self {
+        Self { cap_count: 1, caps: transfer, ..Self::short(short, cap) }
+    }
+
     /// A short message, sent through `cap`.
     pub(super) const fn short(short: Short, cap: Cap) -> Self {
         Self {
@@ -153,6 +158,11 @@ impl ReceiveRequest {
         grant: None,
         epoch: 0,
     };
+
+    /// The registers, and room for a capability when `short` says so.
+    pub(super) const fn short(short: Short) -> Self {
+        Self { cap_room: short.flags.contains(ShortFlags::CAP) as u32, ..Self::SHORT }
+    }
 
     /// Received through `cap`, which was alive in `epoch`.
     pub(super) const fn through(mut self, cap: Cap, epoch: u64) -> Self {

@@ -21,6 +21,11 @@ impl<M: Machine> Kernel<M> {
         self.resolve(caller.unit, short.channel, CHANNEL, right)
     }
 
+    /// What is only sent needs no room for a capability.
+    fn sending(short: Short) -> Result<Short, Error> {
+        if short.flags.contains(ShortFlags::CAP) { Err(Error::Invalid) } else { Ok(short) }
+    }
+
     /// [`Kernel::chan_send`] of up to 32 bytes, which stand in the caller's registers.
     ///
     /// # Errors
@@ -36,7 +41,7 @@ impl<M: Machine> Kernel<M> {
         _: u64,
         _: u64,
     ) -> Answer {
-        let cap = self.short_channel(caller, short, Rights::SEND)?;
+        let cap = self.short_channel(caller, Self::sending(short)?, Rights::SEND)?;
         let nonblock = short.flags.contains(ShortFlags::NONBLOCK);
         self.send(caller, cap, SendRequest::short(short, cap), Patience { nonblock, deadline })
     }
@@ -48,7 +53,7 @@ impl<M: Machine> Kernel<M> {
     pub(crate) fn chan_recv_short(&mut self, caller: Caller, short: Short, deadline: Nanos) -> Answer {
         let cap = self.short_channel(caller, short, Rights::RECEIVE)?;
         let nonblock = short.flags.contains(ShortFlags::NONBLOCK);
-        self.receive(caller, cap, ReceiveRequest::SHORT, Patience { nonblock, deadline }, None)
+        self.receive(caller, cap, ReceiveRequest::short(short), Patience { nonblock, deadline }, None)
     }
 
     /// [`Kernel::chan_call`] with up to 32 bytes each way in registers.
@@ -78,7 +83,28 @@ impl<M: Machine> Kernel<M> {
         let cap = self.short_channel(caller, short, Rights::SEND)?;
         let nonblock = short.flags.contains(ShortFlags::NONBLOCK);
         let patience = Patience { nonblock, deadline };
-        self.call(caller, cap, SendRequest::short(short, cap), ReceiveRequest::SHORT, patience)
+        self.call(caller, cap, SendRequest::short(short, cap), ReceiveRequest::short(short), patience)
+    }
+
+    /// [`Kernel::chan_call_short`] with one capability and without a deadline.
+    ///
+    /// # Errors
+    /// Those of the table of calls.
+    #[expect(clippy::too_many_arguments, reason = "one for each register of the call")]
+    pub(crate) fn chan_call_cap(
+        &mut self,
+        caller: Caller,
+        short: Short,
+        transfer: u64,
+        _: u64,
+        _: u64,
+        _: u64,
+        _: u64,
+    ) -> Answer {
+        let cap = self.short_channel(caller, short, Rights::SEND)?;
+        let patience = Patience { nonblock: short.flags.contains(ShortFlags::NONBLOCK), deadline: Nanos::NEVER };
+        let send = SendRequest::short_with(short, cap, transfer);
+        self.call(caller, cap, send, ReceiveRequest::short(short), patience)
     }
 
     /// [`Kernel::chan_reply`] of up to 32 bytes; also to a [`Kernel::chan_call`].
@@ -96,7 +122,7 @@ impl<M: Machine> Kernel<M> {
         _: u64,
         _: u64,
     ) -> Answer {
-        let cap = self.short_channel(caller, short, Rights::RECEIVE)?;
+        let cap = self.short_channel(caller, Self::sending(short)?, Rights::RECEIVE)?;
         let replied = self.reply(caller, cap, token, SendRequest::short(short, cap))?;
         self.wake_with_registers(replied);
         Ok(Outcome::OK)
@@ -132,6 +158,6 @@ impl<M: Machine> Kernel<M> {
             replied = Some(self.reply(caller, cap, token, SendRequest::short(short, cap))?);
         }
         let patience = Patience { nonblock: short.flags.contains(ShortFlags::NONBLOCK), deadline: Nanos::NEVER };
-        self.receive(caller, cap, ReceiveRequest::SHORT, patience, replied)
+        self.receive(caller, cap, ReceiveRequest::short(short), patience, replied)
     }
 }

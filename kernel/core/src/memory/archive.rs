@@ -300,7 +300,7 @@ pub(crate) mod tests {
     }
 
     fn open(bytes: Vec<u8>) -> Result<(Archive, Arena<Image>), ArchiveError> {
-        let mut images = Arena::default();
+        let mut images: Arena<Image> = Arena::default();
         Archive::open(bytes.leak(), &mut images).map(|archive| (archive, images))
     }
 

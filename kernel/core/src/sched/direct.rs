@@ -2,6 +2,7 @@
 //! reservation, no other processor. It is what [`Kernel::block`](crate::Kernel), a hand-over and a choice of the next thread
 //! do one after the other, and does not fail.
 
+use crate::channel::Line;
 use crate::direct::{Way, Ways};
 use crate::machine::{CpuId, Machine, Nanos};
 use crate::sched::fair::{self, Entry};
@@ -49,14 +50,14 @@ impl Cpu {
             && to.affinity & bit(cpu) != 0
     }
 
-    /// Counts the time that `thread` ran here, up to `now`.
+    /// Counts the time that `thread`, which is known to be of `FIXED` priority, ran here, up to `now`.
     #[inline(always)]
-    fn count(&mut self, thread: &mut Thread, unit: &mut Unit, now: Nanos) {
+    fn count<const FIXED: bool>(&mut self, thread: &mut Thread, unit: &mut Unit, now: Nanos) {
         let state = &mut thread.sched;
         let ran = now.since(state.since).0;
         state.since = now;
         state.stats.run += ran;
-        if state.class == Class::BestEffort {
+        if !FIXED && state.class == Class::BestEffort {
             let time = state.virtual_time.wrapping_add(fair::virtual_time(ran, state.params.weight));
             state.virtual_time = time;
             if self.fair.len() == 0 {
@@ -67,9 +68,17 @@ impl Cpu {
         unit.sched.syscalls += u64::from(core::mem::take(&mut thread.syscalls));
     }
 
-    /// `thread` runs here from now on, whose length of a turn is `turn`.
+    /// `thread` runs here from now on, whose length of a turn is `turn`; it slept (`WOKEN`) or was queued. Whether the timer is
+    /// to be set for its end.
     #[inline(always)]
-    fn begin(&mut self, id: ThreadId, thread: &mut Thread, now: Nanos, turn: Nanos) {
+    #[must_use]
+    fn begin<const WOKEN: bool, const FIXED: bool>(
+        &mut self,
+        id: ThreadId,
+        thread: &mut Thread,
+        now: Nanos,
+        turn: Nanos,
+    ) -> bool {
         let state = &mut thread.sched;
         thread.state = ThreadState::Running;
         state.since = now;
@@ -77,27 +86,38 @@ impl Cpu {
         state.stats.switches += 1;
         self.switches += 1;
         self.current = Some(id);
-        let (others, length) = if state.class == Class::BestEffort {
-            self.fair.advance(state.virtual_time);
+        let (others, length) = if FIXED {
+            (true, TURN)
+        } else if state.class == Class::BestEffort {
+            let mut time = state.virtual_time;
+            if WOKEN {
+                time = self.fair.admit(time);
+                state.virtual_time = time;
+            }
+            self.fair.advance(time);
             (self.fair.len() != 0, turn)
         } else {
             (self.fixed_filled & 1u32.wrapping_shl(u32::from(state.priority)) != 0, TURN)
         };
-        self.turn_ends = Nanos::NEVER;
-        if others {
-            let length =
-                if state.class == Class::BestEffort { fair::turn(length, state.params.weight) } else { length };
-            self.turn_ends = now.after(length);
-            if self.turn_ends < self.armed {
-                self.attention |= attention::TIMER;
-            }
+        if !others {
+            self.turn_ends = Nanos::NEVER;
+            return false;
         }
+        let length =
+            if !FIXED && state.class == Class::BestEffort { fair::turn(length, state.params.weight) } else { length };
+        self.turn_ends = now.after(length);
+        if self.turn_ends < self.armed {
+            self.attention |= attention::TIMER;
+            return true;
+        }
+        false
     }
 
-    /// `from`, which runs here in `unit`, stops to wait without a deadline, and `to` goes on: [`Cpu::is_direct`].
+    /// `from`, which runs here in `unit`, stops to wait without a deadline, and `to` goes on: [`Cpu::is_direct`]. Whether the
+    /// timer is to be set. `AGAIN`: its last wait was without a deadline, too.
     #[inline(always)]
     #[expect(clippy::too_many_arguments, reason = "two threads and what belongs to them")]
-    pub(crate) fn hand_over(
+    pub(crate) fn hand_over<const AGAIN: bool>(
         &mut self,
         from: &mut Thread,
         unit: &mut Unit,
@@ -106,50 +126,74 @@ impl Cpu {
         to: &mut Thread,
         now: Nanos,
         turn: Nanos,
-    ) {
-        self.count(from, unit, now);
+    ) -> bool {
+        self.count::<false>(from, unit, now);
         from.wait = wait;
-        from.deadline = Nanos::NEVER;
+        if !AGAIN {
+            from.deadline = Nanos::NEVER;
+        }
         from.state = ThreadState::Blocked;
         from.sched.place = Place::Nowhere;
         from.sched.stats.voluntary += 1;
         to.wait = Wait::Nothing;
-        if to.sched.class == Class::BestEffort {
-            to.sched.virtual_time = self.fair.admit(to.sched.virtual_time);
-        }
-        self.begin(to_id, to, now, turn);
+        self.begin::<true, false>(to_id, to, now, turn)
     }
 }
 
 impl Cpu {
     /// `from`, which runs here in `unit`, yields: it is or will be in its queue.
     #[inline(always)]
-    fn set_aside(&mut self, from: &mut Thread, unit: &mut Unit, now: Nanos) {
+    fn set_aside<const FIXED: bool>(&mut self, from: &mut Thread, unit: &mut Unit, now: Nanos) {
         from.syscalls += 1;
         self.syscalls += 1;
-        self.count(from, unit, now);
+        self.count::<FIXED>(from, unit, now);
         from.registers.rax = 0;
         from.state = ThreadState::Ready;
         from.sched.place = Place::Queued;
         from.sched.stats.voluntary += 1;
     }
 
-    /// `to`, which was queued here, goes on.
+    /// `to`, which was queued here, goes on. Whether the timer is to be set. With `FIXED` another one of its priority waits.
     #[inline(always)]
-    fn resume(&mut self, id: ThreadId, to: &mut Thread, now: Nanos, turn: Nanos) {
+    fn resume<const FIXED: bool>(&mut self, id: ThreadId, to: &mut Thread, now: Nanos, turn: Nanos) -> bool {
         let waited = now.since(to.sched.since).0;
         to.sched.stats.wait += waited;
         to.sched.stats.max_wait = to.sched.stats.max_wait.max(waited);
-        self.begin(id, to, now, turn);
+        self.begin::<false, FIXED>(id, to, now, turn)
     }
 }
 
 impl<M: Machine> Ways<'_, M> {
+    /// As [`Ways::yields`], between the same two threads of fixed priority as last time: see [`Line`].
+    #[inline(always)]
+    pub(crate) fn yields_again(self) -> Option<Way> {
+        let Self { machine, threads, units, entry, current, stamp, .. } = self;
+        let from = threads.get(current)?;
+        let line = &from.calls.line;
+        if !line.yields(*stamp) {
+            return None;
+        }
+        let next = line.peer;
+        let queue = &mut entry.fixed[usize::from(from.sched.priority) % crate::sched::PRIORITIES];
+        if queue.only() != Some(next) {
+            return None;
+        }
+        let unit = units.get_mut(from.unit)?;
+        let (from, to) = threads.pair_mut(current, next)?;
+        // Nothing fails from here on.
+        queue.take_only(&mut to.run_link);
+        queue.put_only(current, &mut from.run_link);
+        let now = machine.now();
+        entry.set_aside::<true>(from, unit, now);
+        let timed = entry.resume::<true>(next, to, now, TURN);
+        Some(Self::switched(machine, timed, from, (next, to), now))
+    }
+
     /// The thread on the only processor yields to one of its own class, and nobody better waits: it goes behind its equals,
     /// and the first of them runs.
     #[inline(always)]
     pub(crate) fn yields(self) -> Option<Way> {
-        let Self { machine, threads, units, entry, config, current, alone, .. } = self;
+        let Self { machine, threads, units, entry, config, current, alone, stamp, .. } = self;
         let from = threads.get_mut(current)?;
         let state = &from.sched;
         let queued = match state.class {
@@ -173,17 +217,18 @@ impl<M: Machine> Ways<'_, M> {
                 // The two change places.
                 let (from, to) = threads.pair_mut(current, next)?;
                 // Nothing fails from here on.
-                queue.take_only(to);
-                queue.put_only(current, from);
+                from.calls.line = Line::of_yield(*stamp, next);
+                queue.take_only(&mut to.run_link);
+                queue.put_only(current, &mut from.run_link);
                 let now = machine.now();
-                entry.set_aside(from, unit, now);
-                entry.resume(next, to, now, config.turn);
-                return Some(Self::switched(machine, entry, from, (next, to), now));
+                entry.set_aside::<false>(from, unit, now);
+                let timed = entry.resume::<false>(next, to, now, config.turn);
+                return Some(Self::switched(machine, timed, from, (next, to), now));
             }
         }
         // Nothing fails from here on: there is another one in the queue.
         let now = machine.now();
-        entry.set_aside(from, unit, now);
+        entry.set_aside::<false>(from, unit, now);
         let next = if from.sched.class == Class::Fixed {
             let queue = &mut entry.fixed[usize::from(from.sched.priority) % crate::sched::PRIORITIES];
             queue.turn(threads, current)?
@@ -194,11 +239,11 @@ impl<M: Machine> Ways<'_, M> {
             entry.fair.pop(threads)?
         };
         let to = threads.get_mut(next)?;
-        entry.resume(next, to, now, config.turn);
+        let timed = entry.resume::<false>(next, to, now, config.turn);
         match threads.pair_mut(current, next) {
-            Some((from, to)) => Some(Self::switched(machine, entry, from, (next, to), now)),
+            Some((from, to)) => Some(Self::switched(machine, timed, from, (next, to), now)),
             // Nobody was before it after all.
-            None => Some(if entry.attention == 0 { Way::Same } else { Way::Timed(now) }),
+            None => Some(if timed { Way::Timed(now) } else { Way::Same }),
         }
     }
 }

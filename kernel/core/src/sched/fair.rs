@@ -31,9 +31,13 @@ const SCALE: u64 = 10_000;
 /// Virtual time of `ran` nanoseconds at `weight`.
 #[must_use]
 pub const fn virtual_time(ran: u64, weight: u32) -> u64 {
+    // Nearly all have it, and a division takes its time.
+    if weight == USUAL { ran.wrapping_mul(SCALE / USUAL as u64) } else { unusual_time(ran, weight) }
+}
+
+#[cold]
+const fn unusual_time(ran: u64, weight: u32) -> u64 {
     match weight {
-        // Nearly all have it, and a division takes its time.
-        USUAL => ran.wrapping_mul(SCALE / USUAL as u64),
         0 => ran.wrapping_mul(SCALE),
         _ => ran.wrapping_mul(SCALE) / weight as u64,
     }
@@ -118,7 +122,7 @@ impl Fair {
         Some(self.start.wrapping_add(u64::from(from_start)) & NUMBERS)
     }
 
-    pub(crate) fn push(&mut self, threads: &mut Arena<Thread>, thread: ThreadId, time: u64, entry: Entry) {
+    pub(crate) fn push(&mut self, threads: &mut Arena<Thread, 1>, thread: ThreadId, time: u64, entry: Entry) {
         let mut bucket = time >> SHIFT;
         match self.first_bucket() {
             None => self.start = self.now.wrapping_sub(CREDIT) >> SHIFT,
@@ -139,7 +143,7 @@ impl Fair {
     }
 
     /// The thread to run next.
-    pub(crate) fn pop(&mut self, threads: &mut Arena<Thread>) -> Option<ThreadId> {
+    pub(crate) fn pop(&mut self, threads: &mut Arena<Thread, 1>) -> Option<ThreadId> {
         let bucket = self.first_bucket()?;
         self.start = bucket;
         let at = (bucket % BUCKETS as u64) as usize;
@@ -149,7 +153,7 @@ impl Fair {
     }
 
     /// Takes out a thread that is queued here.
-    pub(crate) fn remove(&mut self, threads: &mut Arena<Thread>, thread: ThreadId) {
+    pub(crate) fn remove(&mut self, threads: &mut Arena<Thread, 1>, thread: ThreadId) {
         let Some(entry) = threads.get(thread) else { return };
         let at = entry.sched.bucket as usize % BUCKETS;
         self.ring[at].remove(threads, thread);
@@ -166,7 +170,7 @@ impl Fair {
     /// The first of at most `limit` threads, in the order in which they would run, that `wanted` accepts.
     pub(crate) fn find(
         &self,
-        threads: &Arena<Thread>,
+        threads: &Arena<Thread, 1>,
         limit: u32,
         wanted: impl Fn(&Thread) -> bool,
     ) -> Option<ThreadId> {

@@ -28,6 +28,7 @@ use alloc::vec::Vec;
 use holm_abi::ExitReason;
 
 use crate::arena::Full;
+use crate::channel::Stamp;
 use crate::deadline::{DeadlinePlace, Deadlines};
 use crate::machine::{CpuId, Nanos};
 use crate::queue::{Queue, Through};
@@ -331,6 +332,8 @@ pub struct Sched {
     pub(crate) here: CpuId,
     /// The time of this entry, once it was asked for; zero before.
     pub(crate) clock: Nanos,
+    /// Counts what may have changed anything.
+    pub(crate) stamp: Stamp,
     /// What of a processor may be admitted to `RT_EDF`.
     pub(crate) edf_cap: u64,
     /// The processors that idle.
@@ -363,6 +366,7 @@ impl Sched {
             cpus: all,
             here: CpuId(0),
             clock: Nanos(0),
+            stamp: Stamp::FIRST,
             edf_cap: edf::CAP,
             idle: 0,
             sleeping: 0,

@@ -24,6 +24,7 @@ impl<M: Machine> Kernel<M> {
     pub(crate) fn arrive(&mut self, cpu: CpuId) -> Option<ThreadId> {
         self.sched.here = cpu;
         self.sched.clock = Nanos(0);
+        self.sched.stamp.count();
         self.sched.cpu(cpu)?.current
     }
 

@@ -286,7 +286,7 @@ impl<M: Machine> Kernel<M> {
             self.parcel_take(from, parcel);
             for grant in parcel.grants() {
                 self.cap_repay(grant, to);
-                let put = self.cap_put(to, grant);
+                let put = self.cap_put(to, grant, 0);
                 self.trace_grant(grant, from.number(), to);
                 debug_assert!(put.is_some(), "room was reserved");
             }

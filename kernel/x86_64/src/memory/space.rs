@@ -44,6 +44,8 @@ pub(crate) struct Spaces {
     places: Vec<Place>,
     free: Option<u32>,
     serial: u64,
+    /// Counts the flushes and the ends of all spaces.
+    flushes: u64,
     kernel_root: Physical,
 }
 
@@ -53,7 +55,7 @@ const USER_ENTRIES: usize = 256;
 impl Spaces {
     /// None, with the root that all share the kernel half of.
     pub(crate) const fn new(kernel_root: Physical) -> Self {
-        Self { places: Vec::new(), free: None, serial: 0, kernel_root }
+        Self { places: Vec::new(), free: None, serial: 0, flushes: 0, kernel_root }
     }
 
     /// The root that maps only the kernel.
@@ -91,8 +93,15 @@ impl Spaces {
         }
     }
 
+    /// How often any space was flushed or ended.
+    #[inline(always)]
+    pub(crate) const fn flushes(&self) -> u64 {
+        self.flushes
+    }
+
     /// Notes that translations of `id` went away.
     pub(crate) fn flushed(&mut self, id: SpaceId) {
+        self.flushes += 1;
         if let Some(space) = self.get_mut(id) {
             space.generation += 1;
         }
@@ -250,6 +259,7 @@ impl Spaces {
         for _ in 0..STEP {
             if address >= end {
                 pool.give(space.root.frame());
+                self.flushes += 1;
                 self.places[id.0 as usize] = Place::Free(self.free);
                 self.free = Some(id.0);
                 return true;

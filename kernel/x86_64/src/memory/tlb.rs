@@ -28,13 +28,30 @@ const KEEP: u64 = 1 << 63;
 pub(crate) struct Tags {
     /// Serial number and generation of the space that uses the tag; see [`Spaces::generation`].
     tags: [Cell<(u64, u64)>; TAGS as usize],
+    /// How the space that uses the tag is loaded.
+    known: [Known; TAGS as usize],
     /// Whether the processor has tags at all.
     pub(crate) enabled: Cell<bool>,
 }
 
+/// What was found out about a space when it was last entered with a look at its generation; true until the next flush of any.
+#[derive(Debug)]
+struct Known {
+    space: Cell<SpaceId>,
+    /// Of all spaces: [`Spaces::flushes`].
+    flushes: Cell<u64>,
+    /// What CR3 is loaded with.
+    root: Cell<u64>,
+}
+
 impl Tags {
     pub(crate) const fn new() -> Self {
-        Self { tags: [const { Cell::new((0, 0)) }; TAGS as usize], enabled: Cell::new(false) }
+        Self {
+            tags: [const { Cell::new((0, 0)) }; TAGS as usize],
+            known: [const { Known { space: Cell::new(NO_SPACE), flushes: Cell::new(0), root: Cell::new(0) } };
+                TAGS as usize],
+            enabled: Cell::new(false),
+        }
     }
 }
 
@@ -48,17 +65,31 @@ pub(crate) fn enter(cpu: &PerCpu, spaces: &Spaces, id: SpaceId) {
     if cpu.space.get() == id {
         return;
     }
-    let Some(space) = spaces.get(id) else { return };
+    let known = &cpu.tags.known[tag(id) as usize];
+    let root = if known.space.get() == id && known.flushes.get() == spaces.flushes() {
+        known.root.get()
+    } else if let Some(root) = look(cpu, spaces, id) {
+        root
+    } else {
+        return;
+    };
+    cpu.space.set(id);
+    // SAFETY: the root of a living space, which shares the kernel half; `KEEP` only where the tag was used for this very
+    // space and no flush was missed since: a space that ends counts as one.
+    unsafe { cpu::load_root(root) };
+}
+
+/// How the root of a space is loaded on this processor, by its generation. `None`: there is no such space.
+#[cold]
+#[inline(never)]
+fn look(cpu: &PerCpu, spaces: &Spaces, id: SpaceId) -> Option<u64> {
+    let space = spaces.get(id)?;
     let wanted = (space.serial, spaces.generation(space));
     let tag = tag(id);
-    cpu.space.set(id);
-    let value = match cpu.tags.tags[tag as usize].get() == wanted {
-        true => space.root.0 | u64::from(tag) | KEEP,
-        false => first_use(cpu, space.root.0, tag, wanted),
-    };
-    // SAFETY: the root of a living space, which shares the kernel half; `KEEP` only where the tag was used for this very
-    // space and no flush was missed since.
-    unsafe { cpu::load_root(value) };
+    let keeps = if cpu.tags.enabled.get() { space.root.0 | u64::from(tag) | KEEP } else { space.root.0 };
+    let known = &cpu.tags.known[tag as usize];
+    (known.space.set(id), known.flushes.set(spaces.flushes()), known.root.set(keeps));
+    Some(if cpu.tags.tags[tag as usize].get() == wanted { keeps } else { first_use(cpu, space.root.0, tag, wanted) })
 }
 
 /// Gives a tag to a space, and says how its root is loaded. A processor without tags gives none.

@@ -4,11 +4,11 @@ use core::sync::atomic::Ordering;
 
 use holm_kernel_core::machine::LongestEntry;
 use holm_kernel_core::thread::EntryKind;
-use holm_kernel_core::{Direct, Fault, Next};
+use holm_kernel_core::{Direct, Fault, Next, number};
 
 use super::interrupts::{DOUBLE_FAULT, MACHINE_CHECK, PAGE_FAULT};
 use super::leave::{Exit, leave};
-use super::segments;
+use super::{segments, stubs};
 use crate::lock::{Locked, lock};
 use crate::memory::tlb;
 use crate::percpu::{PerCpu, this_cpu};
@@ -27,26 +27,63 @@ pub(super) struct Frame {
     ss: u64,
 }
 
-/// A user program made system call `number`, not the null call; its registers are saved, those of a guest in restricted mode with
-/// the vector registers.
-pub(super) extern "C" fn system_call(number: u64) -> Exit {
+/// What a system call leads to: its number in, how the kernel is left out. The user program's registers are saved, those of a
+/// guest in restricted mode with the vector registers.
+type SystemCall = extern "C" fn(u64) -> Exit;
+
+/// The last number that has a short way.
+pub(super) const LAST_SHORT: u64 = number::chan_call_cap;
+
+/// What each number up to that leads to. The null call's is only for guests: other programs' ends in the assembly.
+pub(super) static SYSTEM_CALLS: [SystemCall; LAST_SHORT as usize + 1] = {
+    let mut calls: [SystemCall; LAST_SHORT as usize + 1] = [long_system_call; LAST_SHORT as usize + 1];
+    calls[number::chan_call_short as usize] = short_system_call::<{ number::chan_call_short }>;
+    calls[number::chan_call_cap as usize] = short_system_call::<{ number::chan_call_cap }>;
+    calls[number::chan_reply_recv_short as usize] = short_system_call::<{ number::chan_reply_recv_short }>;
+    calls[number::chan_send_short as usize] = short_system_call::<{ number::chan_send_short }>;
+    calls[number::chan_recv_short as usize] = short_system_call::<{ number::chan_recv_short }>;
+    calls[number::thread_yield as usize] = short_system_call::<{ number::thread_yield }>;
+    calls[number::cap_revoke as usize] = short_system_call::<{ number::cap_revoke }>;
+    calls
+};
+
+/// One of those that have a short way. Each is a function of its own, so that none saves registers for the others.
+#[inline(never)]
+extern "C" fn short_system_call<const NUMBER: u64>(_: u64) -> Exit {
     let cpu = this_cpu();
-    measure::entered(cpu, number);
+    measure::entered(cpu, NUMBER);
     let mut kernel = lock(cpu);
-    let exit = match kernel.direct(cpu.id, number) {
+    let exit = match kernel.direct_of::<NUMBER>(cpu.id) {
         // A thread whose vector registers are kept does not get here.
         Some(Direct::Same) => Exit::Same,
         Some(Direct::Switched) => cpu.exit.get(),
-        Some(Direct::Next(next)) => return leave(kernel, cpu, next),
+        Some(Direct::Leave) => return leave_apart(kernel, cpu),
         None => return slow_system_call(kernel, cpu),
     };
     drop(kernel);
     measure::left(cpu);
+    if exit == Exit::SystemCall {
+        stubs::exit_to_other();
+    }
     exit
 }
 
-/// A system call that has no short way, or not now.
+/// Leaves after a short way that left the timer to be set, which is seldom.
 #[cold]
+#[inline(never)]
+fn leave_apart(mut kernel: Locked, cpu: &PerCpu) -> Exit {
+    let next = kernel.direct_leave(cpu.id);
+    leave(kernel, cpu, next)
+}
+
+/// One that has none.
+pub(super) extern "C" fn long_system_call(number: u64) -> Exit {
+    let cpu = this_cpu();
+    measure::entered(cpu, number);
+    slow_system_call(lock(cpu), cpu)
+}
+
+/// A system call that has no short way, or not now.
 #[inline(never)]
 fn slow_system_call(mut kernel: Locked, cpu: &PerCpu) -> Exit {
     let next = match kernel.restricted_direct(cpu.id) {

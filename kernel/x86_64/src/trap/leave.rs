@@ -86,10 +86,11 @@ pub(crate) fn set_down(cpu: &PerCpu, from: &mut Thread) {
 /// The floating-point modes of the processor, as [`holm_kernel_core::thread::Vector`] has them: nothing in the kernel changes them.
 #[inline]
 fn float_modes() -> u64 {
-    let mut modes = 0u64;
-    let at = &raw mut modes;
-    // SAFETY: MXCSR has 4 bytes, and the control word behind it 2 of the other 4; every value of a `u64` is one.
-    unsafe { asm!("stmxcsr [{0}]", "fnstcw [{0} + 4]", in(reg) at, options(nostack, preserves_flags)) };
+    let modes;
+    // SAFETY: they are stored over 8 bytes that this pushes and pops: MXCSR has 4 of them, the control word 2 of the others.
+    unsafe {
+        asm!("push 0", "stmxcsr [rsp]", "fnstcw [rsp + 4]", "pop {}", out(reg) modes, options(preserves_flags));
+    }
     modes
 }
 
@@ -122,8 +123,10 @@ pub(crate) fn take_up(cpu: &PerCpu, id: ThreadId, thread: &mut Thread) -> Exit {
     }
     let modes = thread.vector.modes;
     let load = if thread.vector.saved == 0 { cpu.cleared(modes) } else { &raw mut thread.vector };
-    // What it is until the next entry says otherwise.
-    thread.vector.saved = 0;
+    if thread.vector.saved != 0 {
+        // What it is until the next entry says otherwise.
+        thread.vector.saved = 0;
+    }
     let exit = match thread.entry {
         // Its flags are as the processor saved them.
         EntryKind::SystemCall => Exit::SystemCall,

@@ -21,6 +21,20 @@ use crate::percpu::PerCpu;
 const REGISTERS: usize = offset_of!(Thread, registers);
 
 global_asm!(
+    r".macro to_user",
+    "mov rax, [rcx + {RAX}]",
+    "mov rdi, [rcx + {RDI}]",
+    "mov rsi, [rcx + {RSI}]",
+    "mov rdx, [rcx + {RDX}]",
+    "mov r10, [rcx + {R10}]",
+    "mov r8, [rcx + {R8}]",
+    "mov r9, [rcx + {R9}]",
+    "mov r11, [rcx + {RFLAGS}]",
+    "mov rsp, [rcx + {RSP}]",
+    "mov rcx, [rcx + {RIP}]",
+    "swapgs",
+    "sysretq",
+    r".endm",
     ".section .text.hot.stubs, \"ax\"",
     ".balign 64",
     ".global system_call_entry",
@@ -52,7 +66,9 @@ global_asm!(
     "test rax, rax",
     "jz 2f",
     "22: mov rdi, rax",
-    "call {system_call}",
+    "cmp rax, {LAST_SHORT}",
+    "ja 23f",
+    "call [{system_calls} + rax * 8]",
     "",
     // What is to be done next is in `eax`: see `leave::Exit`.
     "leave_kernel:",
@@ -76,23 +92,16 @@ global_asm!(
     "xorps xmm14, xmm14",
     "xorps xmm15, xmm15",
     "mov rcx, gs:[{THREAD}]",
-    "3: mov rax, [rcx + {RAX}]",
-    "mov rdi, [rcx + {RDI}]",
-    "mov rsi, [rcx + {RSI}]",
-    "mov rdx, [rcx + {RDX}]",
-    "mov r10, [rcx + {R10}]",
-    "mov r8, [rcx + {R8}]",
-    "mov r9, [rcx + {R9}]",
-    "mov r11, [rcx + {RFLAGS}]",
-    "mov rsp, [rcx + {RSP}]",
-    "mov rcx, [rcx + {RIP}]",
-    "swapgs",
-    "sysretq",
+    "to_user",
+    "",
+    "23: call {long_system_call}",
+    "jmp leave_kernel",
     "",
     "4: cmp eax, 2",
     "je 5f",
     "ja 6f",
     // Another thread that stopped in a system call.
+    "exit_to_other:",
     "mov rcx, gs:[{LOAD}]",
     "fxrstor64 [rcx]",
     "mov rcx, gs:[{THREAD}]",
@@ -102,7 +111,7 @@ global_asm!(
     "mov r13, [rcx + {R13}]",
     "mov r14, [rcx + {R14}]",
     "mov r15, [rcx + {R15}]",
-    "jmp 3b",
+    "to_user",
     "",
     // A thread that stopped anywhere.
     "5: mov rcx, gs:[{LOAD}]",
@@ -298,7 +307,9 @@ global_asm!(
     ".endr",
     ".quad 0, 0",
     ".text",
-    system_call = sym super::enter::system_call,
+    system_calls = sym super::enter::SYSTEM_CALLS,
+    LAST_SHORT = const super::enter::LAST_SHORT,
+    long_system_call = sym super::enter::long_system_call,
     interrupted = sym super::enter::interrupted,
     woken = sym super::enter::woken,
     careful = sym super::enter::careful,
@@ -348,6 +359,15 @@ pub(crate) fn system_call_entry() -> u64 {
         fn system_call_entry();
     }
     system_call_entry as *const () as u64
+}
+
+/// Leaves the kernel to another thread, which stopped in a system call, without the way back through who called this: none of
+/// their registers is needed, and the next entry takes the stack from its beginning.
+#[inline(always)]
+pub(super) fn exit_to_other() -> ! {
+    // SAFETY: `take_up` has prepared this processor for `Exit::SystemCall`, and the kernel is unlocked; nothing on the stack is
+    // to be dropped.
+    unsafe { core::arch::asm!("jmp exit_to_other", options(noreturn)) }
 }
 
 /// Ends boot: the processor's first exit from the kernel.

@@ -23,7 +23,7 @@ pub(crate) async fn of_running_host(host: &Host) -> Vec<Finding> {
         let level = if taken > there { FindingLevel::Warn } else { FindingLevel::Ok };
         findings.push(finding("memory for microVMs", level, text));
     }
-    for (listener, why) in host.front.closed_listeners() {
+    for (listener, why) in host.front.closed_listeners().await {
         let text = format!("cannot listen on {listener}: {why}");
         let hint = "choose another port, or end what listens there; it is tried again every second";
         findings.push(Finding { hint: Some(hint.to_owned()), ..finding("ingress", FindingLevel::Fail, text) });

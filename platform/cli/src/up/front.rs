@@ -1,16 +1,21 @@
 //! The ingress as Holm uses it: tables made from the state, and what the agent asks about connections.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 use holm_agent::Connections;
 use holm_control::Control;
+use holm_ingress::apart::{Apart, Launch};
 use holm_ingress::{
-    AppLimits, Backend, BackendState, Config, IngressHandle, IpNet, Listener, ListenerStatus, Rate, Route, RouteLimits,
-    RoutingTable, ServerName,
+    AppLimits, Backend, BackendState, Config, IpNet, Listener, ListenerStatus, Rate, Route, RouteLimits, RoutingTable,
+    ServerName,
 };
 use holm_manifest::{IngressLimits, RouteMatch};
 use holm_model::id::{AppKey, InstanceName, Seq};
@@ -76,10 +81,29 @@ impl FromStr for ProxyFrom {
     }
 }
 
+/// How the ingress of a state folder is found and started: by this program, as `holm ingress`.
+pub(crate) fn launch(state_dir: &Path, log_json: bool) -> io::Result<Launch> {
+    let socket = std::path::absolute(state_dir.join("ingress.sock"))?;
+    let mut arguments: Vec<OsString> = vec!["ingress".into(), "--socket".into(), socket.clone().into()];
+    if log_json {
+        arguments.push("--log-json".into());
+    }
+    Ok(Launch { socket, program: own_program()?, arguments })
+}
+
+/// This program by its name, or by the kernel's when another file has that name by now.
+fn own_program() -> io::Result<PathBuf> {
+    const RUNNING: &str = "/proc/self/exe";
+    let named = std::env::current_exe()?;
+    let running = std::fs::metadata(RUNNING)?;
+    let same = std::fs::metadata(&named).is_ok_and(|it| (it.dev(), it.ino()) == (running.dev(), running.ino()));
+    Ok(if same { named } else { RUNNING.into() })
+}
+
 /// A running ingress that follows the state.
 #[derive(Debug)]
 pub(crate) struct Front {
-    ingress: IngressHandle,
+    ingress: Apart,
     listen: Listen,
     applied: watch::Sender<Applied>,
 }
@@ -93,11 +117,11 @@ struct Applied {
 }
 
 impl Front {
-    pub(crate) fn new(ingress: IngressHandle, listen: Listen) -> Arc<Self> {
+    pub(crate) fn new(ingress: Apart, listen: Listen) -> Arc<Self> {
         Arc::new(Self { ingress, listen, applied: watch::Sender::default() })
     }
 
-    pub(crate) const fn ingress(&self) -> &IngressHandle {
+    pub(crate) const fn ingress(&self) -> &Apart {
         &self.ingress
     }
 
@@ -143,18 +167,20 @@ impl Front {
     /// are not open, with the reason.
     pub(crate) async fn routed(&self, app: &AppKey, seq: Seq) -> BTreeMap<SocketAddr, String> {
         let mut applied = self.applied.subscribe();
-        // An error: the ingress is gone.
-        let Ok(applied) = applied.wait_for(|applied| applied.seq >= seq).await else { return BTreeMap::new() };
-        let entries = applied.entries.iter().filter(|entry| entry.app == *app);
-        let listeners: BTreeSet<SocketAddr> = entries.flat_map(|entry| self.listen.listeners(entry)).collect();
-        drop(applied);
-        self.closed_listeners().into_iter().filter(|(at, _)| listeners.contains(at)).collect()
+        let listeners: BTreeSet<SocketAddr> = {
+            // An error: the ingress is gone.
+            let Ok(applied) = applied.wait_for(|applied| applied.seq >= seq).await else { return BTreeMap::new() };
+            let entries = applied.entries.iter().filter(|entry| entry.app == *app);
+            entries.flat_map(|entry| self.listen.listeners(entry)).collect()
+        };
+        self.closed_listeners().await.into_iter().filter(|(at, _)| listeners.contains(at)).collect()
     }
 
     /// Listeners that could not be opened, with the reason.
-    pub(crate) fn closed_listeners(&self) -> BTreeMap<SocketAddr, String> {
-        let listeners = self.ingress.stats().listeners.into_iter();
+    pub(crate) async fn closed_listeners(&self) -> BTreeMap<SocketAddr, String> {
+        let listeners = self.ingress.stats().await.unwrap_or_default().listeners;
         listeners
+            .into_iter()
             .filter_map(|(at, status)| match status {
                 ListenerStatus::Open(_) => None,
                 ListenerStatus::Failed(why) => Some((at, why)),
@@ -172,7 +198,7 @@ impl Connections for Front {
             };
             // An error in either wait: the ingress is gone, and with it the connections.
             let _ = self.applied.subscribe().wait_for(gets_none).await;
-            let _ = self.ingress.connections(&instance.to_string()).wait_for(|open| *open == 0).await;
+            let _ = self.ingress.connections(&instance.to_string()).wait_for(|open| *open == Some(0)).await;
         })
     }
 
@@ -301,7 +327,18 @@ mod tests {
         let control = Control::open(folder.path(), Arc::new(NoImages), Options::default()).await.unwrap();
         let address = IpAddr::V6(Ipv6Addr::LOCALHOST);
         let listen = Listen { address, ipv4: ipv4_beside(address), sni_port: 443, proxies: Vec::new() };
-        let front = Front::new(holm_ingress::Ingress::start(Config::default()).unwrap(), listen);
+        let socket = folder.path().join("ingress.sock");
+        let ingress = tokio::spawn({
+            let socket = socket.clone();
+            async move { holm_ingress::apart::serve(&socket, Config::default()).await }
+        });
+        while tokio::net::UnixStream::connect(&socket).await.is_err() {
+            assert!(!ingress.is_finished(), "the ingress does not serve");
+            tokio::task::yield_now().await;
+        }
+        // It is there: nothing is started.
+        let launch = Launch { socket, program: "/bin/false".into(), arguments: Vec::new() };
+        let front = Front::new(Apart::start(launch).await.unwrap(), listen);
         let stop = CancellationToken::new();
         let following = tokio::spawn(Arc::clone(&front).follow(control.clone(), stop.clone()));
         let manifest = "schema = 1\napp = \"hello\"\nimage = \"hello:1\"\n[process.web]\nmemory = \"64MiB\"\n";

@@ -87,7 +87,7 @@ fn labels<const N: usize>(labels: [(&'static str, &dyn ToString); N]) -> Labels 
 pub(super) async fn text(host: &Host) -> String {
     let mut families = of_host(host);
     families.extend(of_instances(host).await);
-    families.extend(of_ingress(host));
+    families.extend(of_ingress(host).await);
     let mut registry = Registry::with_prefix("holm");
     registry.register_collector(Box::new(Snapshot(families)));
     let mut text = String::new();
@@ -161,8 +161,8 @@ async fn of_instances(host: &Host) -> Vec<Family> {
     families
 }
 
-fn of_ingress(host: &Host) -> Vec<Family> {
-    let stats = host.front.ingress().stats();
+async fn of_ingress(host: &Host) -> Vec<Family> {
+    let Some(stats) = host.front.ingress().stats().await else { return Vec::new() };
     let reason = |refusal: &holm_ingress::Refusal| match serde_json::to_value(refusal) {
         Ok(serde_json::Value::String(reason)) => reason,
         _ => "other".to_owned(),

@@ -1,4 +1,4 @@
-//! `holm up`: control plane, agent and ingress in one process, from start to end.
+//! `holm up`: control plane and agent in one process, the ingress in another, from start to end.
 //!
 //! | module | concept |
 //! | --- | --- |
@@ -42,7 +42,7 @@ use holm_api::Problem;
 use holm_api::wire::{Finding, GuestImport, GuestSummary, Shutdown};
 use holm_control::{Control, Options, Rules};
 use holm_image::{ImageStore, RegistryOptions, StoreOptions};
-use holm_ingress::Ingress;
+use holm_ingress::apart::Apart;
 use holm_manifest::Memory;
 use holm_model::event::Event;
 use holm_secrets::Vault;
@@ -118,14 +118,26 @@ pub(crate) fn run(options: UpOptions) -> Result<(), Problem> {
         let started = runtime().and_then(|runtime| runtime.block_on(detach::start(&options.state)));
         return started.map_err(not_started);
     }
+    tell(options.log_json);
+    runtime().and_then(|runtime| runtime.block_on(run_to_the_end(&options))).map_err(not_started)
+}
+
+/// Runs the ingress alone, for a Holm that talks to it over `socket`.
+pub(crate) fn run_ingress(socket: &Path, log_json: bool) -> Result<(), Problem> {
+    restrict_files();
+    tell(log_json);
+    raise_descriptors();
+    let serve = holm_ingress::apart::serve(socket, holm_ingress::Config::default());
+    let runtime = Builder::new_current_thread().enable_all().build().context("cannot start the ingress");
+    let served = runtime.and_then(|runtime| runtime.block_on(serve).context("the ingress failed"));
+    served.map_err(|error| problem("cannot serve", &error))
+}
+
+/// Says what happens on standard error.
+fn tell(log_json: bool) {
     let filter = tracing_subscriber::EnvFilter::try_from_env("HOLM_LOG").unwrap_or_else(|_| "info".into());
     let messages = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
-    if options.log_json {
-        messages.json().init()
-    } else {
-        messages.init()
-    }
-    runtime().and_then(|runtime| runtime.block_on(run_to_the_end(&options))).map_err(not_started)
+    if log_json { messages.json().init() } else { messages.init() }
 }
 
 fn runtime() -> Result<Runtime> {
@@ -235,7 +247,8 @@ impl Site {
         let acceleration = acceleration(options.accel).await?;
         let host_id = host_id(dir)?;
         let (network, network_name) = network(options.network, &host_id)?;
-        let ingress = Ingress::start(holm_ingress::Config::default()).context("cannot start the ingress")?;
+        let launch = front::launch(dir, options.log_json).context("cannot find this program")?;
+        let ingress = Apart::start(launch).await.context("cannot start the ingress")?;
         let front = Front::new(ingress, {
             let proxies = options.proxies.clone();
             Listen { address: options.listen, ipv4: options.listen_ipv4, sni_port: options.sni_port, proxies }
@@ -344,7 +357,10 @@ impl Site {
         // What the agent saw last: the ends of the instances it stopped.
         let last = host.control.report((**host.agent.reports().borrow()).clone()).await;
         let stopped = host.control.record_host(Event::HostStopped { instances_kept: how.keep_instances }).await;
-        host.front.ingress().shutdown(FAREWELL).await;
+        // Instances that go on are reached as before.
+        if !how.keep_instances {
+            host.front.ingress().shutdown(FAREWELL).await;
+        }
         host.control.clone().close().await;
         last.and(stopped).context("cannot write the state")
     }

@@ -52,6 +52,7 @@ pub(crate) fn run(cli: Cli, out: &Output) -> Result<(), Failure> {
         Verb::Docs { man: None } => out.text(&reference::page()),
         Verb::Docs { man: Some(folder) } => reference::manual(&folder, out),
         Verb::Up(up) => site::up(up, state?),
+        Verb::Ingress(ingress) => Ok(crate::up::run_ingress(&ingress.socket, ingress.log_json)?),
         verb => {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             let client = match cli.global.host.as_ref().filter(|host| !host.is_empty()) {
@@ -72,7 +73,7 @@ pub(crate) fn run(cli: Cli, out: &Output) -> Result<(), Failure> {
 
 async fn ask(verb: Verb, context: &Context<'_>) -> Result<(), Failure> {
     match verb {
-        Verb::Init(_) | Verb::Completions(_) | Verb::Docs { .. } | Verb::Up(_) => Ok(()),
+        Verb::Init(_) | Verb::Completions(_) | Verb::Docs { .. } | Verb::Up(_) | Verb::Ingress(_) => Ok(()),
         Verb::Down(down) => site::down(&down, context).await,
         Verb::Version => site::version(context).await,
         Verb::Deploy(deploy) => deploy::deploy(&deploy, context).await,

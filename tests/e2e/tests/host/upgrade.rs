@@ -5,9 +5,10 @@ use holm_e2e::{Batch, wait_for};
 use rusqlite::Connection;
 use rustix::process::{Signal, kill_process};
 use xtask::client;
+use xtask::load::Load;
 use xtask::site::{Ran, free_port};
 
-use super::{deploy_hello, healthy, holm_pid, qemu_of};
+use super::{deploy_hello, healthy, holm_pid, ingresses, qemu_of};
 
 /// The schema of the last Holm without secrets. It has the tables of this one.
 const OLDER: i64 = 2;
@@ -45,10 +46,23 @@ pub(crate) fn newer_holm_takes_over_and_an_older_one_refuses(batch: &Batch) -> R
         ensure!(qemu_of(batch, &name)? == vm, "another microVM was started {when}");
         wait_for("the route", || Ok((client::get(port, "/").ok().as_ref() == Some(&answer)).then_some(())))
     };
+    // Under load, and no client notices.
+    let (load, old) = (Load::start(port, 10), ingresses(batch)?);
     end_service(batch)?;
     let current = mark(batch, OLDER)?;
-    batch.up()?;
+    let newer = batch.path().join("newer");
+    std::fs::create_dir(&newer)?;
+    let newer = newer.join("holm");
+    std::fs::copy(&batch.site.programs().holm, &newer)?;
+    let words: Vec<&str> = batch.up.iter().map(String::as_str).collect();
+    let status = batch.site.holm_of(&newer, &words).status()?;
+    ensure!(status.success(), "the newer Holm did not start: {status}");
     same("by a newer Holm")?;
+    wait_for("the newer ingress alone", || {
+        let now = ingresses(batch)?;
+        Ok((now.len() == 1 && now != old).then_some(()))
+    })?;
+    load.end()?.check().context("while a newer Holm took over")?;
     end_service(batch)?;
     ensure!(mark(batch, current + 1)? == current, "the database was not brought up to date");
     let refused = try_up(batch)?;

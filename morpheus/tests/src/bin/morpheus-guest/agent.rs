@@ -35,24 +35,36 @@ pub(crate) struct Agent {
 impl Agent {
     /// Starts the agent as the machine's scheduler and waits until it is.
     pub(crate) fn enforce(options: &[&str]) -> Result<Self> {
-        let mut agent = Self::start(options)?;
-        let socket = socket();
-        let up = wait_for("the agent to be the scheduler", PATIENCE, || {
-            if let Some(status) = agent.child.try_wait()? {
-                bail!("the agent ended with {status}: {}", agent.said());
-            }
-            let asked = Command::new("/morpheusd").args(["status", "--json", "--socket", &socket]).output()?;
-            Ok((asked.status.success() && scheduler()? == "morpheus").then_some(()))
-        });
-        up.with_context(|| agent.said())?;
-        Ok(agent)
+        Self::start(options)?.up("the agent to be the scheduler", "morpheus")
     }
 
-    /// Starts the agent without waiting.
+    /// Starts the agent in observe mode and waits until it listens.
+    pub(crate) fn observe() -> Result<Self> {
+        Self::start_as("observe", &[])?.up("the agent to listen", "")
+    }
+
+    fn up(mut self, what: &str, scheduled_by: &str) -> Result<Self> {
+        let socket = socket();
+        let up = wait_for(what, PATIENCE, || {
+            if let Some(status) = self.child.try_wait()? {
+                bail!("the agent ended with {status}: {}", self.said());
+            }
+            let asked = Command::new("/morpheusd").args(["status", "--json", "--socket", &socket]).output()?;
+            Ok((asked.status.success() && scheduler()? == scheduled_by).then_some(()))
+        });
+        up.with_context(|| self.said())?;
+        Ok(self)
+    }
+
+    /// Starts the agent that shall be the scheduler, without waiting.
     pub(crate) fn start(options: &[&str]) -> Result<Self> {
+        Self::start_as("enforce", options)
+    }
+
+    fn start_as(mode: &str, options: &[&str]) -> Result<Self> {
         fs::create_dir_all("/run/morpheus")?;
         let mut command = Command::new("/morpheusd");
-        command.arg("enforce").args(options);
+        command.arg(mode).args(options);
         if !options.contains(&"--socket") {
             RUN.fetch_add(1, Ordering::Relaxed);
             command.args(["--socket", &socket()]);

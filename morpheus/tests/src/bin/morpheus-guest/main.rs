@@ -18,6 +18,7 @@ use agent::Agent;
 mod agent;
 mod falls_back;
 mod identities;
+mod observes;
 mod rules;
 mod threads;
 
@@ -66,6 +67,7 @@ const TRIED: [Scenario; SCENARIOS.len()] = [
     falls_back::watchdog_stall_falls_back,
     falls_back::sysrq_falls_back,
     rules::verifier_counts_stay_below_their_limits,
+    observes::nobody_is_hinted_for_others_on_an_idle_machine,
 ];
 
 fn main() -> ExitCode {

@@ -227,11 +227,13 @@ pub(crate) fn grace_is_always_observed(stage: &mut Stage) -> Result<()> {
     let before = count("grace")?;
     // What is seen at a look has happened since the look before: so the time between two events is at most that from the
     // look before the first to the look after the second.
-    let (mut looked, mut since, mut escalations) = (Look::now(), None, 0);
+    // The clock of CPU time is the worker's own, so its first look is, too.
+    let (mut looked, mut since, mut escalations) = (None, None, 0);
     let subject = Subject::start(WorkerConfig::new("patient").escapable(GRACE), move |_, shown| {
         let pending = morpheus::hint_pending();
         let seen = morpheus::usage().map_or(0, |usage| usage.escalations);
         let now = Look::now();
+        let looked = looked.replace(now).unwrap_or(now);
         if seen != escalations {
             let given = since.replace(looked).context("it was escalated before it had a hint")?;
             let (passed, ran) = (now.time - given.time, now.ran - given.ran);
@@ -244,7 +246,6 @@ pub(crate) fn grace_is_always_observed(stage: &mut Stage) -> Result<()> {
         } else if since.is_none() && pending {
             since = Some(looked);
         }
-        looked = now;
         Ok(())
     })?;
     let got = subject.wait_for("3 escalations", |shown| shown.taken.load(Relaxed) >= 3);
