@@ -364,8 +364,9 @@ fn short_messages(_: &World) -> Outcome {
 /// Moved, cloned and lent capabilities of calls in registers, and what is refused.
 fn call_with_cap(_: &World) -> Outcome {
     let (inbox, outbox) = Channel::queue(64, 4)?;
-    let server = thread::spawn(move || -> Result<Vec<(Rights, Result<(), Error>)>, Error> {
-        let (mut token, mut seen) = (None, Vec::new());
+    type Seen = Vec<(Rights, Result<(), Error>)>;
+    let server = thread::spawn(move || -> Result<Seen, Error> {
+        let (mut token, mut seen) = (None, Seen::new());
         loop {
             match inbox.reply_receive_words_with(token.take(), [5, 6, 7, 8]) {
                 Ok((question, cap)) => {

@@ -323,7 +323,7 @@ mod tests {
             let channel = if serves { receive } else { send };
             let bytes = if word.is_multiple_of(7) { (word % 40) as u8 } else { 32 };
             let flags = if op == 7 { ShortFlags::NONBLOCK } else { ShortFlags::NONE };
-            let flags = if serves && word % 4 != 0 { flags | ShortFlags::CAP } else { flags };
+            let flags = if serves && !word.is_multiple_of(4) { flags | ShortFlags::CAP } else { flags };
             if op == 11 || op == 12 {
                 let object = if word.is_multiple_of(9) { Object::Thread(current) } else { Object::Console };
                 let rights = if word.is_multiple_of(7) { Rights::READ } else { Rights::READ | Rights::TRANSFER };

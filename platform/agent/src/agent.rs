@@ -15,6 +15,7 @@ use holm_model::volume::VolumeNumber;
 use holm_vmm::{CpuShares, QemuConfig, QemuVmm, VmName, VmSpec};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::{Id, JoinSet};
+use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::board::Board;
@@ -176,7 +177,7 @@ impl AgentHandle {
     /// # Errors
     /// [`AgentError::UnknownInstance`], [`AgentError::NotRunning`] or [`AgentError::Guest`].
     pub async fn exec(&self, instance: &InstanceName, request: ExecRequest) -> Result<ExecSession, AgentError> {
-        let guest = self.guest(instance)?;
+        let guest = self.guest_of_serving(instance).await?;
         guest.exec(request).await.map_err(guest_error(instance, "run the command"))
     }
 
@@ -214,6 +215,23 @@ impl AgentHandle {
         // An executor that is gone already has ended what it had.
         let _ = self.orders.send(Order::Detach).await;
         let _ = self.executor.await;
+    }
+
+    /// The guest of an instance that serves is waited for: an agent that took it over has yet to reach it.
+    pub(crate) async fn guest_of_serving(&self, instance: &InstanceName) -> Result<Arc<dyn crate::world::Guest>, AgentError> {
+        /// Between two looks.
+        const LOOK: Duration = Duration::from_millis(20);
+        let deadline = Instant::now() + self.shared.limits.silence;
+        loop {
+            match self.guest(instance) {
+                Err(AgentError::NotRunning { phase: Phase::Healthy | Phase::Unhealthy, .. })
+                    if Instant::now() < deadline =>
+                {
+                    tokio::time::sleep(LOOK).await;
+                }
+                found => return found,
+            }
+        }
     }
 
     fn guest(&self, instance: &InstanceName) -> Result<Arc<dyn crate::world::Guest>, AgentError> {

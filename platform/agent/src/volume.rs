@@ -65,7 +65,10 @@ struct Holder {
 }
 
 impl AgentHandle {
-    fn holder(&self, number: VolumeNumber) -> Result<Option<Holder>, AgentError> {
+    async fn holder(&self, number: VolumeNumber) -> Result<Option<Holder>, AgentError> {
+        let Some((name, _)) = self.shared.board.holder_of(number) else { return Ok(None) };
+        // One that does not serve is told apart below.
+        let _ = self.guest_of_serving(&name).await;
         let Some((name, reach)) = self.shared.board.holder_of(number) else { return Ok(None) };
         let report = self.shared.board.reports().borrow().clone();
         let phase = report.instances.get(&name).map_or(Phase::Placed, |seen| seen.phase);
@@ -83,7 +86,7 @@ impl AgentHandle {
     pub async fn copy_volume(&self, copy: &VolumeCopy) -> Result<Copied, AgentError> {
         let failed = |why: String| AgentError::Volume { number: copy.number, why };
         let alone = self.shared.idle_copies.lock().await;
-        let Some(holder) = self.holder(copy.number)? else {
+        let Some(holder) = self.holder(copy.number).await? else {
             let (from, to) = (copy.file.clone(), copy.target.clone());
             let copied = tokio::task::spawn_blocking(move || holm_volume::clone_or_copy(&from, &to)).await;
             copied.map_err(|error| failed(error.to_string()))?.map_err(|error| failed(error.to_string()))?;
@@ -134,7 +137,7 @@ impl AgentHandle {
     /// # Errors
     /// As [`AgentHandle::copy_volume`].
     pub async fn change_records(&self, number: VolumeNumber) -> Result<Vec<String>, AgentError> {
-        let Some(holder) = self.holder(number)? else { return Ok(Vec::new()) };
+        let Some(holder) = self.holder(number).await? else { return Ok(Vec::new()) };
         let found = holder.machine.change_records(&disk_serial(number)).await;
         found.map_err(|error| AgentError::Volume { number, why: error.0 })
     }
@@ -144,7 +147,7 @@ impl AgentHandle {
     /// # Errors
     /// As [`AgentHandle::copy_volume`].
     pub async fn drop_record(&self, number: VolumeNumber, record: &str) -> Result<(), AgentError> {
-        let Some(holder) = self.holder(number)? else { return Ok(()) };
+        let Some(holder) = self.holder(number).await? else { return Ok(()) };
         let dropped = holder.machine.drop_record(&disk_serial(number), record).await;
         dropped.map_err(|error| AgentError::Volume { number, why: error.0 })
     }

@@ -25,8 +25,8 @@ pub struct Options {
     keep: bool,
 }
 
-/// Seconds for each target in `./test`: long enough to find again what is easy to find.
-const SHORT: u32 = 8;
+/// Seconds for each target in `./test`.
+const SHORT: u32 = 60;
 
 /// Fuzzes as told.
 ///
@@ -62,7 +62,17 @@ pub fn run(options: &Options) -> Result<()> {
 /// The short form for `./test`: which targets hold.
 pub(crate) fn short() -> Result<Vec<bool>> {
     let fuzzer = build()?;
-    TARGETS.into_iter().map(|target| fuzz(&fuzzer, target, SHORT)).collect()
+    let mut held = Vec::new();
+    // Each has one thread.
+    let at_once = std::thread::available_parallelism().map_or(1, usize::from);
+    for some in TARGETS.chunks(at_once) {
+        let some = std::thread::scope(|scope| {
+            let running: Vec<_> = some.iter().map(|target| scope.spawn(|| fuzz(&fuzzer, *target, SHORT))).collect();
+            running.into_iter().map(|one| one.join().unwrap_or_else(|_| Ok(false))).collect::<Result<Vec<bool>>>()
+        })?;
+        held.extend(some);
+    }
+    Ok(held)
 }
 
 /// Where the inputs on which something did not hold are written.

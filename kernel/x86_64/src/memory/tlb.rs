@@ -88,7 +88,9 @@ fn look(cpu: &PerCpu, spaces: &Spaces, id: SpaceId) -> Option<u64> {
     let tag = tag(id);
     let keeps = if cpu.tags.enabled.get() { space.root.0 | u64::from(tag) | KEEP } else { space.root.0 };
     let known = &cpu.tags.known[tag as usize];
-    (known.space.set(id), known.flushes.set(spaces.flushes()), known.root.set(keeps));
+    known.space.set(id);
+    known.flushes.set(spaces.flushes());
+    known.root.set(keeps);
     Some(if cpu.tags.tags[tag as usize].get() == wanted { keeps } else { first_use(cpu, space.root.0, tag, wanted) })
 }
 

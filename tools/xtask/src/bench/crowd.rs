@@ -77,14 +77,16 @@ fn status(holm: &Installation) -> Result<Measured> {
 fn memory(holm: &Installation) -> Result<Measured> {
     let host = holm.processes("holm")?;
     let [host] = host[..] else { anyhow::bail!("one host process was expected, not {host:?}") };
+    let ingress = holm.ingresses()?;
+    let [ingress] = ingress[..] else { anyhow::bail!("one ingress was expected, not {ingress:?}") };
     let machines = holm.processes("qemu-system-x86_64")?;
     ensure!(machines.len() == INSTANCES as usize, "{} microVMs run", machines.len());
     std::thread::park_timeout(REST);
     let mut samples: BTreeMap<String, Samples> = BTreeMap::new();
     for _ in 0..LOOKS {
         let mut add = |name: &str, value| samples.entry(name.to_owned()).or_default().0.push(value);
-        add("host_resident_mib", mapped(host, "Rss")?);
-        add("host_proportional_mib", mapped(host, "Pss")?);
+        add("host_resident_mib", mapped(host, "Rss")? + mapped(ingress, "Rss")?);
+        add("host_proportional_mib", mapped(host, "Pss")? + mapped(ingress, "Pss")?);
         for machine in &machines {
             add("microvm_proportional_mib", mapped(*machine, "Pss")?);
         }
@@ -92,7 +94,7 @@ fn memory(holm: &Installation) -> Result<Measured> {
     }
     let median = |name: &str| samples.get(name).map_or(f64::NAN, Samples::median);
     let how = format!(
-        "resident set, {LOOKS} looks after {} s of rest; proportional {:.1} MiB; beside it each QEMU {:.0} MiB proportional",
+        "resident sets of Holm and its ingress, {LOOKS} looks after {} s of rest; proportional {:.1} MiB; beside it each QEMU {:.0} MiB proportional",
         REST.as_secs(),
         median("host_proportional_mib"),
         median("microvm_proportional_mib"),

@@ -21,6 +21,9 @@ pub(crate) struct Installation {
     options: Vec<String>,
 }
 
+/// In the command line of the ingress.
+const INGRESS: &str = " ingress --socket ";
+
 impl Installation {
     /// Builds everything, starts Holm in the background and imports the guest.
     pub(crate) fn start() -> Result<Self> {
@@ -86,13 +89,20 @@ impl Installation {
         self.site.state().join("agent/instances").join(name).join("journal")
     }
 
-    /// The processes whose program is called `name`, by number.
+    /// The processes whose program is called `name`, by number, without those of the ingress.
     pub(crate) fn processes(&self, name: &str) -> Result<Vec<u32>> {
         let is_it = |pid: &u32| {
             let program = fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
             program.file_name().is_some_and(|file| file == Path::new(name))
         };
-        Ok(self.site.processes()?.into_iter().map(|(pid, _)| pid).filter(is_it).collect())
+        let others = self.site.processes()?.into_iter().filter(|(_, line)| !line.contains(INGRESS));
+        Ok(others.map(|(pid, _)| pid).filter(is_it).collect())
+    }
+
+    /// The processes of the ingress: two while one takes over from another.
+    pub(crate) fn ingresses(&self) -> Result<Vec<u32>> {
+        let all = self.site.processes()?.into_iter().filter(|(_, line)| line.contains(INGRESS));
+        Ok(all.map(|(pid, _)| pid).collect())
     }
 }
 

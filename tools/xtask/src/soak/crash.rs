@@ -1,4 +1,4 @@
-//! Kills at random moments: of `holm up`, and of microVMs, while apps are deployed, scaled and restarted.
+//! Kills at random moments: of `holm up`, of its ingress, and of microVMs, while apps are deployed, scaled and restarted.
 
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ use crate::workspace::{cargo, workspace};
 /// How long.
 #[derive(Debug, Args)]
 pub struct Options {
-    /// Kills of a running Holm or microVM
+    /// Kills of a running Holm, ingress or microVM
     #[arg(long, default_value_t = 50)]
     kills: u32,
     /// Random histories in each crash test of the control plane, the planner and the agent
@@ -78,8 +78,8 @@ fn kills(options: &Options) -> Result<()> {
         let accepted = deploy(nth)?.wait()?.success();
         ensure!(accepted, "deployment {nth} was not accepted");
         std::thread::park_timeout(Duration::from_millis(dice.below(6000)));
-        let whom = if dice.below(3) == 0 { "qemu-system-x86_64" } else { "holm" };
-        let victims = holm.processes(whom)?;
+        let whom = ["qemu-system-x86_64", "ingress", "holm", "holm"][usize::try_from(dice.below(4))?];
+        let victims = if whom == "ingress" { holm.ingresses()? } else { holm.processes(whom)? };
         let at = usize::try_from(dice.below(victims.len() as u64)).unwrap_or(0);
         let Some(victim) = victims.get(at).and_then(|pid| i32::try_from(*pid).ok()).and_then(Pid::from_raw) else {
             println!("kill {nth}: there is no {whom} to kill just now");
