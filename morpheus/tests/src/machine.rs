@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-use crate::{IDLE_SECONDS, ONLY};
 use crate::kernel::Kernel;
+use crate::{IDLE_SECONDS, ONLY};
 
 /// The longest a boot with all scenarios may take on a busy machine; it takes under a minute on an idle one.
 const PATIENCE: Duration = Duration::from_secs(480);

@@ -1,6 +1,8 @@
 //! What the server asks of the running Holm: the control plane and the host behind one trait.
 
+use std::collections::BTreeMap;
 use std::future::Future;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use futures_util::stream::BoxStream;
@@ -79,6 +81,10 @@ pub trait Backend: Send + Sync + 'static {
 
     /// At most `limit` events that fit, oldest first. With `newest`, the newest of all that fit, still oldest first.
     fn events(&self, query: EventQuery, limit: u32) -> impl Future<Output = Result<Vec<Recorded>, Problem>> + Send;
+
+    /// Waits until the ingress goes by the state as of `seq` or a newer one. Answers on which addresses of the routes of `app`
+    /// it cannot listen, and why.
+    fn routed(&self, app: &AppKey, seq: Seq) -> impl Future<Output = BTreeMap<SocketAddr, String>> + Send;
 
     /// How far the image of a deployment is, while it is being fetched or built. Cheap: asked a few times per second.
     fn image_progress(&self, app: &AppKey, deployment: DeploymentNumber) -> Option<ImageProgress>;

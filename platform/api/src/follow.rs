@@ -21,7 +21,8 @@ const PAGE: u32 = 500;
 /// Most events of the past that `newest` may ask for.
 const MAX_NEWEST: u32 = 10_000;
 
-/// The deployment, whole, now and each time something about it changes, until it has ended.
+/// The deployment, whole, now and each time something about it changes, until it has ended. That it has succeeded is told
+/// when the ingress goes by it: who asks the app then reaches it.
 pub(crate) fn deployment<B: Backend>(
     backend: Arc<B>,
     app: AppKey,
@@ -49,7 +50,8 @@ impl<B: Backend> Watched<B> {
             }
             self.changes.borrow_and_update();
             let image = self.backend.image_progress(app, number);
-            let Some(update) = DeploymentUpdate::of(&self.backend.state(), app, number, image) else {
+            let state = self.backend.state();
+            let Some(mut update) = DeploymentUpdate::of(&state, app, number, image) else {
                 self.over = true;
                 return Some(Err(match self.last {
                     None => Problem::not_found(format!("there is no deployment {number} of `{app}`")),
@@ -57,6 +59,9 @@ impl<B: Backend> Watched<B> {
                 }));
             };
             self.over = !update.deployment.status.is_active();
+            if update.deployment.status == Progress::Succeeded {
+                update.closed = self.backend.routed(app, state.seq).await;
+            }
             if self.last.as_ref() != Some(&update) {
                 self.last = Some(update.clone());
                 return Some(Ok(update));

@@ -202,6 +202,9 @@ pub struct DeploymentUpdate {
     /// The process types that have no room on the host now, with what is missing.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub waiting: BTreeMap<ProcessName, NoRoom>,
+    /// When it has succeeded: the addresses of the app's routes that the ingress cannot listen on, with the reason.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub closed: BTreeMap<SocketAddr, String>,
 }
 
 impl DeploymentUpdate {
@@ -218,6 +221,7 @@ impl DeploymentUpdate {
             wanted: deployment.release.map(|release| wanted(state, app, release)).unwrap_or_default(),
             instances: shown.map(|(name, instance)| InstanceView::of(name, instance)).collect(),
             waiting: waiting(state, app, Timestamp::now()),
+            closed: BTreeMap::new(),
         })
     }
 }

@@ -532,7 +532,7 @@ pub(crate) enum StateCopy {
         /// The archive; it must not exist yet
         #[arg(value_name = "FILE")]
         file: PathBuf,
-        /// Leave out the key that opens the secrets; keep a copy of it elsewhere
+        /// Leave out the keys that open the secrets and the backups; keep copies of them elsewhere
         #[arg(long)]
         without_key: bool,
     },

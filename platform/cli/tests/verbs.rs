@@ -159,6 +159,17 @@ fn deploy_that_fails() {
 }
 
 #[test]
+fn deploy_whose_port_cannot_be_opened() {
+    let mut desk = Desk::new();
+    let closed = [("[::]:8080".parse().unwrap(), "Address already in use (os error 98)".to_owned())];
+    *desk.fake().closed.lock().unwrap() = closed.into();
+    assert_eq!(desk.run(&["deploy"]), 1);
+    assert_eq!(desk.run(&["--json", "-q", "deploy"]), 1);
+    assert_eq!(desk.run(&["deploy", "registry.example/missing:1"]), 5);
+    seen!(desk);
+}
+
+#[test]
 fn deploy_with_a_wrong_manifest() {
     let mut desk = Desk::new();
     std::fs::write(desk.folder().join("wrong.toml"), format!("imgae = \"hello:1\"\n{MANIFEST}")).unwrap();

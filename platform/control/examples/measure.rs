@@ -1,6 +1,9 @@
-//! Measures the log on this machine: acknowledged appends, one at a time and many at once, and the start with a long log.
+//! Measures the log on this machine: `fill FOLDER` measures acknowledged appends, one at a time and many at once, and leaves
+//! a long log; `open FOLDER` measures the start with it. Both print one line of JSON and then append until they are killed:
+//! what is opened next was left by a process that died in the middle of its work.
 #![allow(clippy::print_stdout, clippy::unwrap_used, reason = "a measuring program that ends at the first fault")]
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,7 +17,7 @@ struct Known;
 impl Images for Known {
     fn fetch<'a>(&'a self, name: &'a str, _: ProgressSink) -> BoxFuture<'a, Result<FetchedImage, FetchError>> {
         let digest = Digest::of(name.as_bytes());
-        Box::pin(async move { Ok(FetchedImage { digest, reference: name.to_owned() }) })
+        Box::pin(async move { Ok(FetchedImage { reference: format!("{name}@{digest}"), digest }) })
     }
 }
 
@@ -38,7 +41,8 @@ fn deploy(n: u16) -> Command {
     };
     let manifest = Manifest {
         app: AppName::new(format!("app-{n}")).unwrap(),
-        image: Some("image".to_owned()),
+        // A registry that is not there: whoever tries to run this folder's apps asks nobody else for them.
+        image: Some("localhost:1/image".to_owned()),
         processes: [(ProcessName::new("web").unwrap(), process)].into(),
         strategy: Default::default(),
         release: None,
@@ -63,11 +67,30 @@ fn toggle(n: u16, i: u64) -> Command {
     }
 }
 
-#[tokio::main]
-async fn main() {
-    let dir = tempfile::tempdir_in(std::env::current_dir().unwrap()).unwrap();
-    let open = || Control::open(dir.path(), Arc::new(Known), Options::default());
-    let control = open().await.unwrap();
+async fn open(folder: &Path) -> Control {
+    Control::open(folder, Arc::new(Known), Options::default()).await.unwrap()
+}
+
+/// Appends from every app at once, each waiting for its own, `each` times or without end.
+async fn append(control: &Control, each: u64) {
+    let asking = (0..APPS).map(|n| {
+        let control = control.clone();
+        tokio::spawn(async move {
+            for i in 0..each {
+                // Refused where a kill came between a route and its end; the next one fits again.
+                let _ = control.submit(toggle(n, i), Meta::new("measure")).await;
+            }
+        })
+    });
+    join_all(asking).await;
+}
+
+fn ms(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
+}
+
+async fn fill(folder: &Path) {
+    let control = open(folder).await;
     for n in 0..APPS {
         control.submit(deploy(n), Meta::new("measure")).await.unwrap();
     }
@@ -81,38 +104,49 @@ async fn main() {
         times.push(begin.elapsed());
     }
     times.sort();
-    let (p50, p99) = (times[500], times[990]);
 
     let (from, begin) = (control.state().seq.0, Instant::now());
-    let asking = (0..APPS).map(|n| {
-        let control = control.clone();
-        tokio::spawn(async move {
-            for i in 0..EVENTS / u64::from(APPS) {
-                control.submit(toggle(n, i), Meta::new("measure")).await.unwrap();
-            }
-        })
+    append(&control, EVENTS / u64::from(APPS)).await;
+    let appended = control.state().seq.0 - from;
+    assert!(appended >= EVENTS, "only {appended} of {EVENTS} were appended");
+    let figures = serde_json::json!({
+        "append_p50_ms": ms(times[500]),
+        "append_p99_ms": ms(times[990]),
+        "append_per_s": appended as f64 / begin.elapsed().as_secs_f64(),
     });
-    join_all(asking).await;
-    let per_s = (control.state().seq.0 - from) as f64 / begin.elapsed().as_secs_f64();
-    control.close().await;
+    println!("{figures}");
+    append(&control, u64::MAX).await;
+}
 
-    let mib = std::fs::metadata(dir.path().join("holm.db")).unwrap().len() >> 20;
+async fn reopen(folder: &Path) {
+    let mib =
+        |name: &str| std::fs::metadata(folder.join(name)).map_or(0.0, |file| file.len() as f64 / f64::from(1 << 20));
+    let (database, unfolded) = (mib("holm.db"), mib("holm.db-wal"));
     let begin = Instant::now();
-    let control = open().await.unwrap();
+    let control = open(folder).await;
     let opened = begin.elapsed();
     let begin = Instant::now();
     let verified = control.verify().await.unwrap();
+    let verifying = begin.elapsed();
     assert_eq!(verified.differing, [""; 0]);
-    let ms = |time: Duration| time.as_secs_f64() * 1e3;
     let figures = serde_json::json!({
-        "append_p50_ms": ms(p50),
-        "append_p99_ms": ms(p99),
-        "append_per_s": per_s,
         "open_ms": ms(opened),
-        "verify_ms": ms(begin.elapsed()),
+        "verify_ms": ms(verifying),
         "events": verified.seq.0,
         "documents": verified.documents,
-        "mib": mib,
+        "mib": database,
+        "wal_mib": unfolded,
     });
-    println!("{figures:#}");
+    println!("{figures}");
+    append(&control, u64::MAX).await;
+}
+
+#[tokio::main]
+async fn main() {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    match &words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["fill", folder] => fill(&PathBuf::from(folder)).await,
+        ["open", folder] => reopen(&PathBuf::from(folder)).await,
+        _ => panic!("usage: measure fill|open FOLDER"),
+    }
 }

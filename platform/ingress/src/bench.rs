@@ -4,6 +4,7 @@
 //! path once, in an order that rotates; figures are medians over the rounds. The direct connection and HAProxy are each
 //! measured twice (`direct_again`, `haproxy_again`): what differs between equals is the noise.
 
+mod ends;
 mod hostile;
 
 use std::collections::BTreeMap;
@@ -18,7 +19,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::listen;
+pub use ends::play;
+
 use crate::{Backend, BackendState, Config, Ingress, IngressHandle, Listener, Route, RoutingTable};
 
 /// How long and how hard to measure.
@@ -62,8 +64,11 @@ type Samples = BTreeMap<&'static str, BTreeMap<&'static str, Vec<f64>>>;
 /// path, as medians and as the samples of each round; what the ingress adds and its ratio to HAProxy; memory per idle connection in bytes. Without HAProxy in
 /// `PATH` its figures are missing.
 pub fn run(options: &Options) -> io::Result<Value> {
+    let descriptors = descriptors();
+    // First: memory that was freed before would be used again.
+    let (idle_bytes, idle_connections) = hostile::idle_memory(options.idle_connections, descriptors)?;
     let direct = Path { name: "direct", echo: echo()?, source: source()?, once: once()? };
-    let (ingress, holm) = through_ingress("holm", Config::default().splice_after, direct)?;
+    let (_ingress, holm) = through_ingress("holm", Config::default().splice_after, direct)?;
     let (_copying, copied) = through_ingress("holm_copy", u64::MAX, direct)?;
     let mut paths = vec![direct, Path { name: "direct_again", ..direct }, holm, copied];
     let haproxy = HaProxy::start(direct);
@@ -86,15 +91,9 @@ pub fn run(options: &Options) -> io::Result<Value> {
             put("connections_per_s", connections(path.once, clients, options.slice)?);
         }
     }
-    // Each connection has both its ends and both of the ingress's in this process.
-    let descriptors = descriptors();
-    let connections = options.idle_connections.min(descriptors.saturating_sub(1000) / 4);
-    let idle = idle_memory(&ingress, connections)?;
-    let mut report = report(&samples, idle, without_haproxy);
-    report["idle_connections"] = json!(connections);
-    // The attackers' connections are in this process too.
-    let beside = options.idle_connections.min(descriptors.saturating_sub(hostile::DESCRIPTORS) / 4);
-    report["hostile"] = hostile::run(options.rounds, 3 * options.slice, beside)?;
+    let mut report = report(&samples, idle_bytes, without_haproxy);
+    report["idle_connections"] = json!(idle_connections);
+    report["hostile"] = hostile::run(options.rounds, 3 * options.slice, options.idle_connections, descriptors)?;
     Ok(report)
 }
 
@@ -348,27 +347,6 @@ fn connections(addr: SocketAddr, clients: usize, time: Duration) -> io::Result<f
     });
     all?;
     Ok(done.load(Relaxed) as f64 / start.elapsed().as_secs_f64())
-}
-
-/// Resident memory the ingress takes per idle connection, in bytes. Both ends of the connections are bare sockets of
-/// this process, which take none.
-fn idle_memory(ingress: &IngressHandle, count: usize) -> io::Result<f64> {
-    let options = Config::default().peer_options();
-    let socket_options = listen::SocketOptions { ipv6_only: true, peer: options };
-    let (server, sockets) = listen::open(ANY, 1, socket_options)?;
-    let listener = free()?;
-    apply(ingress, &[(listener, server)])?;
-    let before = resident()?;
-    let mut held = Vec::with_capacity(2 * count);
-    for _ in 0..count {
-        let mut client = TcpStream::connect(listener)?;
-        client.write_all(b"x")?;
-        sockets[0].set_nonblocking(false)?;
-        let (mut served, _) = sockets[0].accept()?;
-        served.read_exact(&mut [0])?;
-        held.extend([client, served]);
-    }
-    Ok((resident()? - before) / count as f64)
 }
 
 fn resident() -> io::Result<f64> {

@@ -44,7 +44,7 @@ pub enum BackendHealth {
     Healthy,
     /// It keeps the connections it has and gets no new ones.
     Draining,
-    /// It fails its health check: it keeps the connections it has and gets no new ones.
+    /// It fails its health check and others do not: it keeps the connections it has and gets no new ones.
     Unhealthy,
 }
 
@@ -78,10 +78,17 @@ fn entry(state: &State, app: &AppKey, route: &Route) -> RoutingEntry {
         let address = *instance.endpoints.get(&own.port)?;
         Some(Backend { instance: name.clone(), address, health, proxy_protocol: own.proxy_protocol })
     });
+    let mut backends: Vec<Backend> = backends.collect();
+    // A check also fails because the host is busy. Where nobody does better, who fails it is worth a try: refusing everybody
+    // would make an outage of it.
+    if backends.iter().all(|backend| backend.health != BackendHealth::Healthy) {
+        let failing = backends.iter_mut().filter(|backend| backend.health == BackendHealth::Unhealthy);
+        failing.for_each(|backend| backend.health = BackendHealth::Healthy);
+    }
     let release = state.apps.get(app).and_then(|doc| state.release(app, doc.current?));
     let limits = release.map(|release| release.manifest.ingress).unwrap_or_default();
     let ipv4 = state.apps.get(app).is_some_and(|doc| doc.ipv4);
-    RoutingEntry { on: route.on.clone(), app: app.clone(), ipv4, limits, backends: backends.collect() }
+    RoutingEntry { on: route.on.clone(), app: app.clone(), ipv4, limits, backends }
 }
 
 /// Whether the new instances of `app` wait for each other before they get connections. They do not wait when none of the

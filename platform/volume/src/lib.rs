@@ -8,6 +8,7 @@
 //! | `store` | the files of volumes, made, grown and removed as the target says |
 //! | `snapshot` | copies of a volume on the same host |
 //! | `copy` | copying a file and its holes |
+//! | `file_system` | which file system a file holds |
 //! | `qcow2` | the clusters that QEMU found changed |
 //! | `backup` | chunks, sealed and stored; what each backup is made of |
 
@@ -15,11 +16,13 @@
 
 pub mod backup;
 mod copy;
+mod file_system;
 mod qcow2;
 mod snapshot;
 mod store;
 
 pub use copy::{clone_or_copy, try_clone};
+pub use file_system::file_system_of;
 pub use qcow2::{ChangedClusters, Qcow2Error};
 pub use snapshot::{NewSnapshot, Snapshot, SnapshotId};
 pub use store::{Staged, VolumeError, VolumeStore};

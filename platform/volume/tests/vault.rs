@@ -59,6 +59,7 @@ impl Site {
             number: VolumeNumber(7),
             size: VolumeSize::from_mib(MIB).unwrap(),
             taken_at,
+            file_system: None,
             follows,
             source: Source::Whole(self.disk()),
         }
@@ -244,6 +245,37 @@ fn a_backup_that_follows_none_mends_the_store() {
         for id in [&first, &follower] {
             site.vault.verify(id, &Rate::new(0)).await.unwrap();
         }
+    });
+}
+
+#[test]
+fn a_volume_made_anew_pushes_out_no_backup_of_the_one_before() {
+    run(async {
+        let mut site = Site::new();
+        let [before, now] = [1, 2].map(|id| Some(uuid::Uuid::from_u128(id)));
+        let mut made = Vec::new();
+        for (byte, file_system) in [(1, before), (2, before), (3, now), (4, now), (5, now)] {
+            site.write(0, byte);
+            let new = NewBackup { file_system, ..site.next().await };
+            made.push(site.vault.make(new, &Rate::new(0)).await.unwrap().id);
+        }
+        let left = async |site: &Site| -> Vec<BackupId> {
+            site.vault.list(None).await.unwrap().into_iter().map(|listed| listed.id).collect()
+        };
+        let pruned = site.vault.prune_own(&volume(), now, 2, Duration::ZERO).await.unwrap();
+        assert_eq!(pruned.backups, [made[2].clone()]);
+        assert_eq!(left(&site).await, [&made[0], &made[1], &made[3], &made[4]].map(Clone::clone));
+        for id in left(&site).await {
+            site.vault.verify(&id, &Rate::new(0)).await.unwrap();
+        }
+        // With another key nothing can be told of them, so nothing is removed.
+        let other = Vault::in_store(site.store.clone(), BackupKey::new(&[4; 32]));
+        assert!(other.prune_own(&volume(), now, 1, Duration::ZERO).await.is_err());
+        assert_eq!(left(&site).await.len(), 4);
+        // Nobody knows of what a backup of an older version was taken: it counts as one's own.
+        let old = site.make().await.id;
+        site.vault.prune_own(&volume(), before, 1, Duration::ZERO).await.unwrap();
+        assert_eq!(left(&site).await, [&made[3], &made[4], &old].map(Clone::clone));
     });
 }
 

@@ -168,8 +168,6 @@ fn exec_has_input_output_status_and_terminal(batch: &Batch) -> Result<()> {
 fn rollout_scale_and_rollback_lose_no_request(batch: &Batch) -> Result<()> {
     let port = free_port()?;
     deploy_hello(batch, "rolling", "one", port)?;
-    // The ingress opens a new port a moment after the deployment has ended.
-    answers(port, 1)?;
     let load = Load::start(port, 20);
     let act = || -> Result<()> {
         batch.site.ok(&["scale", "--app", "rolling", "web=2"])?;

@@ -19,18 +19,25 @@ use xtask::client;
 use xtask::images;
 use xtask::workspace::cache;
 
-const TESTS: [Test; 8] = [
+const TESTS: [Test; 9] = [
     ("instances_reach_their_own_app_and_the_outside_only", instances_reach_their_own_app_and_the_outside_only),
     ("outside_reaches_instances_through_the_ingress_only", outside_reaches_instances_through_the_ingress_only),
     ("an_app_is_reached_over_ipv4_only_while_it_has_it", an_app_is_reached_over_ipv4_only_while_it_has_it),
     ("instances_find_their_own_app_by_name", instances_find_their_own_app_by_name),
     ("forwarding_host_still_follows_router_advertisements", forwarding_host_still_follows_router_advertisements),
     ("killed_holm_adopts_one_instance_and_clears_away_another", killed_holm_adopts_one_and_clears_away_another),
+    (
+        "image_whose_registry_has_no_address_fails_its_deployment_alone",
+        image_whose_registry_has_no_address_fails_its_deployment_alone,
+    ),
     ("stopped_app_leaves_no_tap_route_or_rule", stopped_app_leaves_no_tap_route_or_rule),
     ("destroyed_app_leaves_no_tap_route_or_rule", destroyed_app_leaves_no_tap_route_or_rule),
 ];
 
 const END: Test = ("down_leaves_nothing_behind", down_leaves_nothing_behind);
+
+/// An image whose registry's name does not resolve.
+const LOST_IMAGE: &str = "registry.example/lost:1";
 
 /// The port that both apps listen on, inside their instances.
 const APP_PORT: u16 = 8080;
@@ -89,12 +96,32 @@ fn begin(batch: &Batch) -> Result<()> {
     ensure!(forwarding(world)? == "0", "a new network namespace forwards");
     batch.begin()?;
 
+    // Nobody answers for names in here. Holm goes on asking for half a minute, beside everything else.
+    let lost = batch.site.manifest("lost", "schema = 1\napp = \"lost\"\n[process.web]\nmemory = \"64MiB\"\n")?;
+    batch.site.ok(&["deploy", "--detach", LOST_IMAGE, "-f", &lost])?;
+
     let busybox = images::busybox(&cache(), &batch.path().join("busybox"))?;
     batch.site.ok(&["deploy", &busybox, "-f", &batch.site.manifest("left", LEFT_MANIFEST)?])?;
     let hello = images::hello(&batch.path().join("hello"), &batch.site.programs().hello)?;
     let manifest = images::hello_manifest(RIGHT_PORT, "hello").replace("app = \"hello\"", "app = \"right\"");
     let manifest = manifest.replace("instances = 1", "instances = 2");
     batch.site.ok(&["deploy", &hello, "-f", &batch.site.manifest("right", &manifest)?]).map(drop)
+}
+
+fn image_whose_registry_has_no_address_fails_its_deployment_alone(batch: &Batch) -> Result<()> {
+    let ended = wait_for("the deployment to give up", || {
+        let status = batch.site.json(&["status", "lost"])?;
+        let deployment = &status["apps"][0]["deployment"];
+        Ok((!deployment["ended_at"].is_null()).then(|| deployment.clone()))
+    })?;
+    let why = ended["why"].as_str().unwrap_or_default();
+    ensure!(ended["status"] == "failed", "{ended}");
+    ensure!(why.contains("registry.example") && why.contains("name"), "it does not say what has no address: {why}");
+    // Both apps were brought out meanwhile, and serve.
+    batch.world()?.host.inside(|| client::get(RIGHT_PORT, "/"))??;
+    let refused = batch.site.run(&["logs", "lost"])?;
+    ensure!(refused.stdout.is_empty(), "it has run: {refused:?}");
+    Ok(())
 }
 
 fn command_in_thread(program: &str, arguments: &[&str]) -> Result<()> {

@@ -97,6 +97,12 @@ impl Load {
         Self { books, threads }
     }
 
+    /// How many have failed so far.
+    #[must_use]
+    pub fn failed(&self) -> usize {
+        self.books.failures.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
     /// Stops asking, waits for what is still open, and tells what became of it.
     ///
     /// # Errors

@@ -9,6 +9,7 @@
 //! | `host-id` | the installation's id: its addresses are made from it |
 //! | `secrets/sets/ID.age` | the sealed secrets that the state needs |
 //! | `secrets/key.txt` | the key that opens them; left out when asked for |
+//! | `backup.key` | the key of backups of volumes, where there is one; left out together with the other |
 //! | `remote.crt`, `remote.key` | certificate of the interface from afar, where there is one |
 
 use std::collections::BTreeMap;
@@ -26,6 +27,7 @@ use tar::{Archive, Builder, EntryType, Header};
 const DATABASE: &str = "holm.db";
 const HOST_ID: &str = "host-id";
 const KEY: &str = "secrets/key.txt";
+const BACKUP_KEY: &str = "backup.key";
 const SETS: &str = "secrets/sets";
 const CERTIFICATE: [&str; 2] = ["remote.crt", "remote.key"];
 
@@ -71,7 +73,7 @@ pub(crate) fn export(folder: &Path, file: &Path, key: bool) -> Result<Contents> 
         let mut database = File::open(draft.path().join(DATABASE))?;
         let length = database.metadata()?.len();
         archive.append_data(&mut header(length), DATABASE, &mut database)?;
-        let with_key = key.then_some(KEY).into_iter();
+        let with_key = key.then_some([KEY, BACKUP_KEY]).into_iter().flatten();
         let mut has_key = false;
         for name in [HOST_ID].into_iter().chain(CERTIFICATE).chain(with_key) {
             let bytes = match fs::read(folder.join(name)) {
@@ -105,7 +107,7 @@ pub(crate) fn import(folder: &Path, file: &Path) -> Result<Contents> {
         .mode(0o750)
         .create(folder)
         .with_context(|| format!("cannot make {}", folder.display()))?;
-    for taken in [DATABASE, HOST_ID, "secrets", "agent"] {
+    for taken in [DATABASE, HOST_ID, BACKUP_KEY, "secrets", "agent"] {
         ensure!(
             !folder.join(taken).exists(),
             "{} holds the state of a Holm already: name another folder, or move that away",
@@ -122,7 +124,7 @@ pub(crate) fn import(folder: &Path, file: &Path) -> Result<Contents> {
     }
     let key = draft.path().join(KEY).exists();
     // The database last: without it there is no Holm in the folder yet.
-    for name in CERTIFICATE.into_iter().chain(["secrets", HOST_ID, DATABASE]) {
+    for name in CERTIFICATE.into_iter().chain([BACKUP_KEY, "secrets", HOST_ID, DATABASE]) {
         match fs::rename(draft.path().join(name), folder.join(name)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             moved => moved.with_context(|| format!("cannot write {name} in {}", folder.display()))?,
@@ -182,7 +184,7 @@ fn unpack(file: &Path, folder: &Path) -> Result<()> {
         let mut entry = entry?;
         let path = entry.path()?.into_owned();
         let name = path.to_str().unwrap_or_default();
-        let small = name == HOST_ID || name == KEY || CERTIFICATE.contains(&name);
+        let small = [HOST_ID, KEY, BACKUP_KEY].contains(&name) || CERTIFICATE.contains(&name);
         let set = path.parent() == Some(Path::new(SETS)) && set_id(&path).is_some();
         ensure!(
             small || set || name == DATABASE,
@@ -218,6 +220,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         holm_control::load_state(folder.path()).unwrap();
         fs::write(folder.path().join(HOST_ID), ID).unwrap();
+        fs::write(folder.path().join(BACKUP_KEY), "00").unwrap();
         let vault = Vault::open(&folder.path().join("secrets")).unwrap();
         let set = ID.parse().unwrap();
         vault
@@ -252,6 +255,7 @@ mod tests {
         assert!(export(site.path(), &file, true).is_err(), "an archive was overwritten");
         assert_eq!(import(other.path(), &file).unwrap(), exported);
         assert_eq!(fs::read(other.path().join(HOST_ID)).unwrap(), ID.as_bytes());
+        assert_eq!(fs::read(other.path().join(BACKUP_KEY)).unwrap(), b"00");
         assert_eq!(fs::read(other.path().join(KEY)).unwrap(), fs::read(site.path().join(KEY)).unwrap());
         assert_eq!(fs::metadata(other.path().join(KEY)).unwrap().permissions().mode() & 0o777, 0o600);
         let again = import(other.path(), &file).unwrap_err().to_string();

@@ -1,7 +1,7 @@
 //! The running Holm as the API sees it: control plane, agent, images and guests behind one trait.
 
-use std::collections::{HashMap, HashSet};
-use std::net::IpAddr;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -118,7 +118,17 @@ impl Backend for Host {
 
     async fn submit(&self, submission: Submission) -> Result<Accepted, Problem> {
         let meta = Meta::new(submission.actor).with_key(submission.key.to_string());
+        let routed = match &submission.command {
+            Command::AddRoute { app, .. } | Command::RemoveRoute { app, .. } | Command::Ipv4 { app, .. } => {
+                Some(app.clone())
+            }
+            _ => None,
+        };
         let accepted = self.control.submit(to_control(submission.command), meta).await.map_err(refused)?;
+        if let Some(app) = routed {
+            // Who was told that there is a route finds it open. One that cannot be opened is `doctor`'s to tell.
+            self.front.routed(&app, accepted.seq).await;
+        }
         Ok(Accepted { seq: accepted.seq, deployment: accepted.deployment, changed: accepted.changed })
     }
 
@@ -157,6 +167,10 @@ impl Backend for Host {
         };
         let events = self.control.events(asked).await;
         events.map_err(|error| Problem::failed("cannot read the event log").because(chain(&error)))
+    }
+
+    async fn routed(&self, app: &AppKey, seq: Seq) -> BTreeMap<SocketAddr, String> {
+        self.front.routed(app, seq).await
     }
 
     fn image_progress(&self, app: &AppKey, deployment: DeploymentNumber) -> Option<ImageProgress> {

@@ -28,6 +28,11 @@ pub(crate) async fn of_running_host(host: &Host) -> Vec<Finding> {
         let hint = "choose another port, or end what listens there; it is tried again every second";
         findings.push(Finding { hint: Some(hint.to_owned()), ..finding("ingress", FindingLevel::Fail, text) });
     }
+    for (volume, problem) in host.storage.overdue() {
+        let text = format!("{volume}: {problem}");
+        findings
+            .push(Finding { hint: problem.hint.clone(), ..finding("backup by schedule", FindingLevel::Fail, text) });
+    }
     let newest = host.control.events(EventQuery { limit: 1, newest: true, ..EventQuery::default() }).await;
     let newest = newest.ok().and_then(|events| Some(events.last()?.at));
     findings.push(checks::clock(host.clocks, newest, jiff::Timestamp::now()));

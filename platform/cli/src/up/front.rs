@@ -1,6 +1,6 @@
 //! The ingress as Holm uses it: tables made from the state, and what the agent asks about connections.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -18,7 +18,7 @@ use holm_ingress::{
     ServerName,
 };
 use holm_manifest::{IngressLimits, RouteMatch};
-use holm_model::id::InstanceName;
+use holm_model::id::{AppKey, InstanceName, Seq};
 use holm_planner::{BackendHealth, RoutingEntry, routing};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -47,6 +47,15 @@ impl Listen {
         // A host that is told to listen on IPv4 has it for every app already.
         let beside = (ipv4 && self.address.is_ipv6()).then_some(IpAddr::V4(self.ipv4));
         std::iter::once(self.address).chain(beside)
+    }
+
+    /// The listeners through which a route is reached.
+    fn listeners(&self, entry: &RoutingEntry) -> impl Iterator<Item = SocketAddr> {
+        let port = match &entry.on {
+            RouteMatch::TcpPort(port) => *port,
+            RouteMatch::Sni(_) => self.sni_port,
+        };
+        self.addresses(entry.ipv4).map(move |address| SocketAddr::new(address, port))
     }
 }
 
@@ -96,13 +105,20 @@ fn own_program() -> io::Result<PathBuf> {
 pub(crate) struct Front {
     ingress: Apart,
     listen: Listen,
-    /// The entries that are applied.
-    applied: watch::Sender<Vec<RoutingEntry>>,
+    applied: watch::Sender<Applied>,
+}
+
+/// What the ingress goes by.
+#[derive(Debug, Default)]
+struct Applied {
+    /// The state it was made from.
+    seq: Seq,
+    entries: Vec<RoutingEntry>,
 }
 
 impl Front {
     pub(crate) fn new(ingress: Apart, listen: Listen) -> Arc<Self> {
-        Arc::new(Self { ingress, listen, applied: watch::Sender::new(Vec::new()) })
+        Arc::new(Self { ingress, listen, applied: watch::Sender::default() })
     }
 
     pub(crate) const fn ingress(&self) -> &Apart {
@@ -111,25 +127,53 @@ impl Front {
 
     /// Applies a new table whenever the state asks for one, until `stop`.
     pub(crate) async fn follow(self: Arc<Self>, control: Control, stop: CancellationToken) {
+        stop.run_until_cancelled(self.go_by(&control)).await;
+        // Whoever waits for a newer state waits no more.
+        self.applied.send_modify(|applied| applied.seq = Seq(u64::MAX));
+    }
+
+    async fn go_by(&self, control: &Control) {
         let mut changes = control.changes();
         loop {
-            let entries = routing(&control.state());
-            if entries != *self.applied.borrow() {
+            let state = control.state();
+            let entries = routing(&state);
+            let mut accepted = true;
+            if entries != self.applied.borrow().entries {
                 match self.ingress.apply(table(&entries, &self.listen)).await {
                     Ok(report) => {
                         for (listener, why) in &report.failed {
                             tracing::error!(%listener, %why, "cannot listen; trying again");
                         }
-                        self.applied.send_replace(entries);
                     }
-                    Err(error) => tracing::error!(%error, "the routing table was refused"),
+                    Err(error) => {
+                        tracing::error!(%error, "the routing table was refused");
+                        accepted = false;
+                    }
                 }
             }
-            tokio::select! {
-                changed = changes.changed() => if changed.is_err() { return },
-                () = stop.cancelled() => return,
+            self.applied.send_modify(|applied| {
+                applied.seq = state.seq;
+                if accepted {
+                    applied.entries = entries;
+                }
+            });
+            if changes.changed().await.is_err() {
+                return;
             }
         }
+    }
+
+    /// Waits until the ingress goes by the state as of `seq` or a newer one. Answers which listeners of the routes of `app`
+    /// are not open, with the reason.
+    pub(crate) async fn routed(&self, app: &AppKey, seq: Seq) -> BTreeMap<SocketAddr, String> {
+        let mut applied = self.applied.subscribe();
+        let listeners: BTreeSet<SocketAddr> = {
+            // An error: the ingress is gone.
+            let Ok(applied) = applied.wait_for(|applied| applied.seq >= seq).await else { return BTreeMap::new() };
+            let entries = applied.entries.iter().filter(|entry| entry.app == *app);
+            entries.flat_map(|entry| self.listen.listeners(entry)).collect()
+        };
+        self.closed_listeners().await.into_iter().filter(|(at, _)| listeners.contains(at)).collect()
     }
 
     /// Listeners that could not be opened, with the reason.
@@ -148,8 +192,8 @@ impl Front {
 impl Connections for Front {
     fn drained<'a>(&'a self, instance: &'a InstanceName) -> BoxFuture<'a, ()> {
         Box::pin(async move {
-            let gets_none = |entries: &Vec<RoutingEntry>| {
-                let mut backends = entries.iter().flat_map(|entry| &entry.backends);
+            let gets_none = |applied: &Applied| {
+                let mut backends = applied.entries.iter().flat_map(|entry| &entry.backends);
                 !backends.any(|b| b.instance == *instance && b.health == BackendHealth::Healthy)
             };
             // An error in either wait: the ingress is gone, and with it the connections.
@@ -166,19 +210,19 @@ impl Connections for Front {
 /// The table for `entries`. One route of the ingress for each; host names share one listener.
 fn table(entries: &[RoutingEntry], listen: &Listen) -> RoutingTable {
     let mut table = RoutingTable::default();
-    let mut names: BTreeMap<IpAddr, BTreeMap<ServerName, String>> = BTreeMap::new();
+    let mut names: BTreeMap<SocketAddr, BTreeMap<ServerName, String>> = BTreeMap::new();
     for entry in entries {
         let id = entry.on.to_string();
         match &entry.on {
-            RouteMatch::TcpPort(port) => {
-                for address in listen.addresses(entry.ipv4) {
-                    table.listeners.insert(SocketAddr::new(address, *port), Listener::Tcp { route: id.clone() });
+            RouteMatch::TcpPort(_) => {
+                for listener in listen.listeners(entry) {
+                    table.listeners.insert(listener, Listener::Tcp { route: id.clone() });
                 }
             }
             RouteMatch::Sni(name) => match ServerName::parse(name.as_bytes()) {
                 Ok(name) => {
-                    for address in listen.addresses(entry.ipv4) {
-                        names.entry(address).or_default().insert(name.clone(), id.clone());
+                    for listener in listen.listeners(entry) {
+                        names.entry(listener).or_default().insert(name.clone(), id.clone());
                     }
                 }
                 Err(error) => {
@@ -201,9 +245,7 @@ fn table(entries: &[RoutingEntry], listen: &Listen) -> RoutingTable {
         table.apps.insert(app.clone(), app_limits(&entry.limits));
         table.routes.insert(id, Route { backends, limits: RouteLimits::default(), app: Some(app) });
     }
-    for (address, names) in names {
-        table.listeners.insert(SocketAddr::new(address, listen.sni_port), Listener::Sni { names });
-    }
+    table.listeners.extend(names.into_iter().map(|(listener, names)| (listener, Listener::Sni { names })));
     for listener in table.listeners.keys() {
         let here = listen.proxies.iter().filter(|from| from.port.is_none_or(|port| port == listener.port()));
         table.proxies.insert(*listener, here.map(|from| from.network).collect());
@@ -264,6 +306,75 @@ mod tests {
         let proxies = |port: &str| table.proxies[&format!("[::]:{port}").parse().unwrap()].clone();
         assert_eq!(proxies("80"), ["2001:db8::1/128".parse().unwrap()]);
         assert_eq!(proxies("443").len(), 2);
+    }
+
+    struct NoImages;
+
+    impl holm_control::Images for NoImages {
+        fn fetch<'a>(
+            &'a self,
+            _: &'a str,
+            _: holm_control::ProgressSink,
+        ) -> BoxFuture<'a, Result<holm_control::FetchedImage, holm_control::FetchError>> {
+            Box::pin(std::future::pending())
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn who_has_waited_for_a_route_finds_it_open_or_hears_why_not() {
+        use holm_control::{Command, Meta, Options};
+        let folder = tempfile::tempdir().unwrap();
+        let control = Control::open(folder.path(), Arc::new(NoImages), Options::default()).await.unwrap();
+        let address = IpAddr::V6(Ipv6Addr::LOCALHOST);
+        let listen = Listen { address, ipv4: ipv4_beside(address), sni_port: 443, proxies: Vec::new() };
+        let socket = folder.path().join("ingress.sock");
+        let ingress = tokio::spawn({
+            let socket = socket.clone();
+            async move { holm_ingress::apart::serve(&socket, Config::default()).await }
+        });
+        while tokio::net::UnixStream::connect(&socket).await.is_err() {
+            assert!(!ingress.is_finished(), "the ingress does not serve");
+            tokio::task::yield_now().await;
+        }
+        // It is there: nothing is started.
+        let launch = Launch { socket, program: "/bin/false".into(), arguments: Vec::new() };
+        let front = Front::new(Apart::start(launch).await.unwrap(), listen);
+        let stop = CancellationToken::new();
+        let following = tokio::spawn(Arc::clone(&front).follow(control.clone(), stop.clone()));
+        let manifest = "schema = 1\napp = \"hello\"\nimage = \"hello:1\"\n[process.web]\nmemory = \"64MiB\"\n";
+        let manifest = Box::new(holm_manifest::Manifest::parse(manifest, "holm.toml").unwrap());
+        let app: AppKey = "hello".parse().unwrap();
+        control.submit(Command::Deploy { app: app.clone(), image: None, manifest }, Meta::new("test")).await.unwrap();
+        let add = async |port: u16| {
+            let process = holm_manifest::ProcessName::new("web").unwrap();
+            let on = RouteMatch::TcpPort(port);
+            let route = holm_manifest::Route { on, process, port: 80, proxy_protocol: false };
+            let added = control.submit(Command::RouteAdd { app: app.clone(), route }, Meta::new("test")).await.unwrap();
+            front.routed(&app, added.seq).await
+        };
+        let free = || std::net::TcpListener::bind((address, 0)).unwrap();
+        let mut open = 0;
+        for _ in 0..50 {
+            let port = free().local_addr().unwrap().port();
+            // Somebody else may have taken the port meanwhile.
+            if add(port).await.keys().all(|at| at.port() != port) {
+                // Without an instance the ingress resets it, which is an answer too.
+                let connected = tokio::net::TcpStream::connect((address, port)).await;
+                let refused = |error: &std::io::Error| error.kind() == std::io::ErrorKind::ConnectionRefused;
+                assert!(!connected.as_ref().is_err_and(refused), "{connected:?}");
+                open += 1;
+            }
+        }
+        assert!(open > 25, "only {open} of 50 routes were open");
+        let taken = free();
+        let at = taken.local_addr().unwrap();
+        assert!(add(at.port()).await.contains_key(&at));
+        let other: AppKey = "other".parse().unwrap();
+        assert_eq!(front.routed(&other, Seq(1)).await, BTreeMap::new(), "another app's");
+        // Nobody waits for an ingress that follows no more.
+        stop.cancel();
+        following.await.unwrap();
+        front.routed(&app, Seq(u64::MAX)).await;
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use holm_agent::{AgentHandle, Copied, VolumeCopy};
@@ -13,11 +13,12 @@ use holm_api::storage::{
 use holm_api::{Problem, ProblemCode};
 use holm_control::{Command, Control, Meta, VolumeCommand};
 use holm_manifest::{BackupPolicy, VolumeSize};
-use holm_model::volume::{Volume, VolumeId, VolumeOrigin};
-use holm_volume::backup::{BackupError, BackupId, BackupKey, CHUNK, Made, NewBackup, Rate, Source, Vault};
-use holm_volume::{ChangedClusters, Snapshot, SnapshotId, VolumeError, VolumeStore};
+use holm_model::volume::{Volume, VolumeId, VolumeNumber, VolumeOrigin};
+use holm_volume::backup::{About, BackupError, BackupId, BackupKey, CHUNK, Made, NewBackup, Rate, Source, Vault};
+use holm_volume::{ChangedClusters, Snapshot, SnapshotId, VolumeError, VolumeStore, file_system_of};
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use super::backend::refused;
 use super::images::chain;
@@ -49,6 +50,8 @@ pub(crate) struct Storage {
     rate: u64,
     /// Snapshots and backups are taken, and backups removed, one after the other.
     turn: tokio::sync::Mutex<()>,
+    /// Volumes that are not backed up by schedule although they should be, and why.
+    overdue: Mutex<BTreeMap<VolumeId, Problem>>,
 }
 
 /// The name of QEMU's record of what changed since a backup.
@@ -95,7 +98,15 @@ impl Storage {
             Some(address) => Some(Vault::open(address, BackupKey::load_or_make(&key)?)?),
             None => None,
         };
-        Ok(Self { control, agent, volumes, vault, rate: options.rate, turn: tokio::sync::Mutex::new(()) })
+        Ok(Self {
+            control,
+            agent,
+            volumes,
+            vault,
+            rate: options.rate,
+            turn: tokio::sync::Mutex::new(()),
+            overdue: Mutex::default(),
+        })
     }
 
     pub(crate) async fn answer(&self, request: StorageRequest, actor: String) -> Result<StorageAnswer, Problem> {
@@ -324,7 +335,8 @@ impl Storage {
                 Source::Whole(scratch.0.clone())
             };
             let number = volume.number;
-            let backup = NewBackup { id: new.clone(), number, size, taken_at, follows, source };
+            let file_system = file_system_of(&copy.file);
+            let backup = NewBackup { id: new.clone(), number, size, taken_at, file_system, follows, source };
             vault.make(backup, &Rate::new(rate)).await.map_err(&problem)
         };
         let made = made.await;
@@ -376,7 +388,9 @@ impl Storage {
         let Some(vault) = &self.vault else { return };
         let mut next: BTreeMap<VolumeId, Timestamp> = BTreeMap::new();
         loop {
-            for (id, policy) in self.policies() {
+            let policies = self.policies();
+            self.overdue_now().retain(|id, _| policies.contains_key(id));
+            for (id, policy) in policies {
                 let every = Duration::from_millis(policy.every_ms);
                 let now = Timestamp::now();
                 let due = match next.get(&id) {
@@ -396,9 +410,13 @@ impl Storage {
                     done = self.scheduled(&id, policy, vault) => done,
                 };
                 match done {
-                    Ok(()) => drop(next.insert(id, now + every)),
+                    Ok(()) => {
+                        self.overdue_now().remove(&id);
+                        next.insert(id, now + every);
+                    }
                     Err(problem) => {
                         tracing::error!(volume = %id, %problem, "a backup by schedule failed; trying again later");
+                        self.overdue_now().insert(id.clone(), problem);
                         next.insert(id, now + every.min(REST));
                     }
                 }
@@ -410,13 +428,41 @@ impl Storage {
         }
     }
 
+    fn overdue_now(&self) -> std::sync::MutexGuard<'_, BTreeMap<VolumeId, Problem>> {
+        self.overdue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Volumes that are not backed up by schedule although they should be, and why.
+    pub(crate) fn overdue(&self) -> BTreeMap<VolumeId, Problem> {
+        self.overdue_now().clone()
+    }
+
     async fn scheduled(&self, id: &VolumeId, policy: BackupPolicy, vault: &Vault) -> Result<(), Problem> {
+        let (_, volume) = self.volume(id)?;
+        let here = file_system_of(&self.volumes.path(volume.number));
+        let newest = vault.newest(id).await.map_err(backup_problem("look for the last backup"))?;
+        if let Some(newest) = newest
+            && let Ok(index) = vault.index(&newest).await
+            && was_replaced(&index.about, volume.number, here)
+        {
+            return Err(Problem::refused(format!("cannot back up `{id}` by schedule"))
+                .because(format!("it was made anew on this host and is not what {newest} was taken of"))
+                .hint(format!(
+                    "restore that one with `holm backups restore`; `holm backups create {id}` backs up what is here now"
+                )));
+        }
         let made = self.back_up(id, self.rate, false).await?;
         tracing::info!(backup = %made.id, read = made.read, sent = made.sent, "backed up by schedule");
         let _turn = self.turn.lock().await;
         let keep = usize::try_from(policy.keep).unwrap_or(usize::MAX);
-        vault.prune(Some(id), keep, GRACE).await.map(drop).map_err(backup_problem("remove old backups"))
+        vault.prune_own(id, here, keep, GRACE).await.map(drop).map_err(backup_problem("remove old backups"))
     }
+}
+
+/// Whether the volume with this number and file system has taken the place of the one that a backup was taken of, as after a
+/// state was imported: that has the volumes' names and numbers, and none of their files.
+fn was_replaced(newest: &About, number: VolumeNumber, file_system: Option<Uuid>) -> bool {
+    newest.number == number && !newest.may_be_of(file_system)
 }
 
 /// A file that goes with this value.
@@ -442,4 +488,36 @@ fn snapshot_view(taken: Snapshot) -> SnapshotView {
 fn made_view(made: Made) -> BackupView {
     let Made { id, size, read, sent, only_changes, .. } = made;
     BackupView { volume: id.volume, moment: id.moment.as_str().to_owned(), size, read, sent, only_changes }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_volume_in_the_place_of_another_is_told() {
+        let [one, two] = [1, 2].map(|id| Some(Uuid::from_u128(id)));
+        let about = |file_system| About {
+            form: 1,
+            id: "hello:data@20260131T120000.000Z".parse().unwrap(),
+            number: VolumeNumber(7),
+            size: VolumeSize::from_mib(16).unwrap(),
+            chunk: u64::from(CHUNK),
+            taken_at: Timestamp::UNIX_EPOCH,
+            follows: None,
+            file_system,
+        };
+        let table = [
+            (about(one), 7, one, false),
+            (about(one), 7, two, true),
+            // One that was made again by hand has another number: that is meant.
+            (about(one), 8, two, false),
+            // A backup of an older version, or a file that cannot be read: nobody knows.
+            (about(None), 7, two, false),
+            (about(one), 7, None, false),
+        ];
+        for (about, number, here, expected) in table {
+            assert_eq!(was_replaced(&about, VolumeNumber(number), here), expected, "{about:?} {number} {here:?}");
+        }
+    }
 }

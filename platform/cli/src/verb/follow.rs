@@ -1,5 +1,8 @@
 //! Following a deployment until it has ended: step lines, a bar for the image, and the end in words.
 
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
 use holm_api::Problem;
 use holm_api::view::{DeploymentUpdate, DeploymentView, InstanceView, Kind, Progress};
 use holm_api::wire::{Accepted, ImageProgress, ImageStep};
@@ -17,6 +20,9 @@ struct Answer<'a> {
     changed: bool,
     /// The deployment as it ended, or as it is when nobody waits; `null` when there was nothing to do.
     deployment: Option<&'a DeploymentView>,
+    /// The addresses of its routes that the ingress cannot listen on, with the reason.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    closed: &'a BTreeMap<SocketAddr, String>,
 }
 
 /// Shows what came of a command that makes a deployment, following it to its end unless `detach`.
@@ -29,7 +35,7 @@ pub(crate) async fn follow(
 ) -> Result<(), Failure> {
     let out = context.out;
     let Some(number) = accepted.deployment else {
-        let answer = Answer { changed: accepted.changed, deployment: None };
+        let answer = Answer { changed: accepted.changed, deployment: None, closed: &BTreeMap::new() };
         return out.show(verb, &answer, |_| format!("{app} is so already: nothing to do\n"));
     };
     let mut updates = context.client.watch(app, number).await?;
@@ -62,12 +68,25 @@ pub(crate) async fn follow(
     let Some(update) = last else {
         return Err(Problem::failed(format!("nothing is known of deployment {number} of `{app}`")).into());
     };
-    let answer = Answer { changed: accepted.changed, deployment: Some(&update.deployment) };
+    let answer = Answer { changed: accepted.changed, deployment: Some(&update.deployment), closed: &update.closed };
     let failed = matches!(update.deployment.status, Progress::Failed | Progress::Superseded);
     if out.json() || !failed {
         out.show(verb, &answer, |_| result(&update.deployment))?;
     }
-    if failed { Err(failure(&update.deployment, out.json())) } else { Ok(()) }
+    match update.closed.first_key_value() {
+        _ if failed => Err(failure(&update.deployment, out.json())),
+        None => Ok(()),
+        Some(_) if out.json() => Err(Failure::silent(Exit::Failed)),
+        Some((listener, why)) => Err(unreached(app, *listener, why)),
+    }
+}
+
+/// The end of a deployment whose app is not reached.
+fn unreached(app: &AppKey, listener: SocketAddr, why: &str) -> Failure {
+    let problem = Problem::failed(format!("{app} runs, but the ingress does not listen on {listener}"))
+        .because(why)
+        .hint("Holm goes on trying; `holm doctor` tells which ports cannot be opened");
+    Failure::new(Exit::Failed, problem)
 }
 
 fn show_image(bar: &indicatif::ProgressBar, image: Option<&ImageProgress>) {

@@ -14,7 +14,11 @@ pub(crate) fn run(verb: &StateCopy, context: &Context<'_>) -> Result<(), Failure
         StateCopy::Export { file, without_key } => {
             let made = up::export_state(folder, file, !without_key)?;
             context.out.show("state-export", &made, |made| {
-                let note = if made.key { "; whoever has it can read the secrets" } else { ", without the key" };
+                let note = if made.key {
+                    "; whoever has it can read the secrets and the backups"
+                } else {
+                    ", without the key"
+                };
                 format!("{}: {}{note}\n", made.file.display(), told(made))
             })
         }

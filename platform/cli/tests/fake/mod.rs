@@ -1,6 +1,7 @@
 //! A Holm made of fixed facts: a state folded from events, and answers that never change.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
@@ -59,6 +60,8 @@ pub(crate) struct Fake {
     log: Mutex<Vec<Recorded>>,
     changes: watch::Sender<Seq>,
     pub(crate) seen: Mutex<Seen>,
+    /// Listeners that cannot be opened.
+    pub(crate) closed: Mutex<BTreeMap<SocketAddr, String>>,
     stop: CancellationToken,
 }
 
@@ -152,6 +155,7 @@ impl Fake {
             log: Mutex::default(),
             changes: watch::Sender::new(Seq(0)),
             seen: Mutex::default(),
+            closed: Mutex::default(),
             stop: stop.clone(),
         });
         for event in history() {
@@ -391,6 +395,10 @@ impl Backend for Fake {
         let fitting: Vec<Recorded> = log.iter().filter(fits).cloned().collect();
         let skip = query.newest.map_or(0, |newest| fitting.len().saturating_sub(newest as usize));
         Ok(fitting.into_iter().skip(skip).take(limit as usize).collect())
+    }
+
+    async fn routed(&self, _: &AppKey, _: Seq) -> BTreeMap<SocketAddr, String> {
+        self.closed.lock().unwrap().clone()
     }
 
     fn image_progress(&self, _app: &AppKey, _deployment: DeploymentNumber) -> Option<ImageProgress> {

@@ -88,6 +88,25 @@ fn new_instances_serve_when_no_old_one_can() {
 }
 
 #[test]
+fn an_instance_that_fails_its_check_is_asked_only_while_nobody_does_better() {
+    let mut world = World::new();
+    world.deploy(2);
+    world.settle(0);
+    let [first, second] = [0, 1].map(|n| world.live()[n].0.clone());
+    assert_eq!(served_by(&world).len(), 2);
+    world.observe(&first, Phase::Unhealthy);
+    assert_eq!(served_by(&world).len(), 1);
+    world.observe(&second, Phase::Unhealthy);
+    assert_eq!(served_by(&world).len(), 2, "an outage was made of two slow checks");
+    world.observe(&second, Phase::Healthy);
+    assert_eq!(served_by(&world).len(), 1);
+    // One that has ended gets nothing, whatever becomes of the others.
+    world.observe(&second, Phase::Unhealthy);
+    world.end(&first, EndCause::Exited { code: 1 });
+    assert_eq!(served_by(&world).len(), 1);
+}
+
+#[test]
 fn release_command_runs_once_before_the_first_new_instance() {
     let mut world = World::new();
     world.deploy(2);

@@ -5,6 +5,7 @@ use holm_model::volume::{VolumeId, VolumeNumber};
 use jiff::Timestamp;
 use object_store::path::Path;
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use super::BackupError;
 use super::key::ChunkId;
@@ -93,6 +94,17 @@ pub struct About {
     /// The backup whose chunks it names again, if it follows one.
     #[serde(default)]
     pub follows: Option<BackupId>,
+    /// The id of the file system in it ([`crate::file_system_of`]); `None` in backups of older versions.
+    #[serde(default)]
+    pub file_system: Option<Uuid>,
+}
+
+impl About {
+    /// Whether a volume with this file system may be what the backup was taken of, as far as both are known.
+    #[must_use]
+    pub fn may_be_of(&self, file_system: Option<Uuid>) -> bool {
+        self.file_system.is_none() || file_system.is_none() || self.file_system == file_system
+    }
 }
 
 impl Index {

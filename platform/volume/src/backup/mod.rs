@@ -15,7 +15,7 @@ mod key;
 mod vault;
 mod work;
 
-pub use index::{BackupId, Index};
+pub use index::{About, BackupId, Index};
 pub use key::BackupKey;
 pub use vault::{Listed, Pruned, Vault};
 pub use work::{CHUNK, Made, NewBackup, Rate, Source, Verified};

@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt as _};
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use super::key::{BackupKey, ChunkId};
 use super::{BackupError, BackupId, Index};
@@ -156,17 +157,57 @@ impl Vault {
     /// # Errors
     /// [`BackupError`]. What was removed before stays removed.
     pub async fn prune(&self, volume: Option<&VolumeId>, keep: usize, grace: Duration) -> Result<Pruned, BackupError> {
-        let mut pruned = Pruned::default();
         let mut by_volume: BTreeMap<VolumeId, Vec<BackupId>> = BTreeMap::new();
         for listed in self.list(volume).await? {
             by_volume.entry(listed.id.volume.clone()).or_default().push(listed.id);
         }
+        let mut pruned = Pruned::default();
         for ids in by_volume.into_values() {
-            for id in &ids[..ids.len().saturating_sub(keep.max(1))] {
-                self.store.delete(&id.path(&self.root)).await.map_err(refused("remove a backup"))?;
-                pruned.backups.push(id.clone());
+            self.remove_all_but(&ids, keep, &mut pruned).await?;
+        }
+        self.sweep(grace, &mut pruned).await?;
+        Ok(pruned)
+    }
+
+    /// The same for the backups of `volume` that were taken of this file system: others, and those that cannot be read, are
+    /// neither counted nor removed. A volume that was made anew does not push out the backups of the one before.
+    ///
+    /// # Errors
+    /// [`BackupError`]. What was removed before stays removed.
+    pub async fn prune_own(
+        &self,
+        volume: &VolumeId,
+        file_system: Option<Uuid>,
+        keep: usize,
+        grace: Duration,
+    ) -> Result<Pruned, BackupError> {
+        let mut own = Vec::new();
+        for listed in self.list(Some(volume)).await? {
+            match self.index(&listed.id).await {
+                Ok(index) if index.about.may_be_of(file_system) => own.push(listed.id),
+                Ok(_) => {}
+                // The sweep below says that it cannot be read.
+                Err(BackupError::Damaged { .. }) => {}
+                Err(error) => return Err(error),
             }
         }
+        let mut pruned = Pruned::default();
+        self.remove_all_but(&own, keep, &mut pruned).await?;
+        self.sweep(grace, &mut pruned).await?;
+        Ok(pruned)
+    }
+
+    /// Removes all but the newest of `ids`, which are of one volume and in order.
+    async fn remove_all_but(&self, ids: &[BackupId], keep: usize, pruned: &mut Pruned) -> Result<(), BackupError> {
+        for id in &ids[..ids.len().saturating_sub(keep.max(1))] {
+            self.store.delete(&id.path(&self.root)).await.map_err(refused("remove a backup"))?;
+            pruned.backups.push(id.clone());
+        }
+        Ok(())
+    }
+
+    /// Removes every chunk that no backup names and that is older than `grace`.
+    async fn sweep(&self, grace: Duration, pruned: &mut Pruned) -> Result<(), BackupError> {
         let mut named: HashSet<ChunkId> = HashSet::new();
         for listed in self.list(None).await? {
             named.extend(self.index(&listed.id).await?.chunks);
@@ -190,6 +231,6 @@ impl Vault {
             pruned.chunks += 1;
             pruned.bytes += object.size;
         }
-        Ok(pruned)
+        Ok(())
     }
 }

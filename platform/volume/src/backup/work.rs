@@ -13,6 +13,7 @@ use jiff::Timestamp;
 use object_store::{ObjectStoreExt as _, PutPayload};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
+use uuid::Uuid;
 
 use super::index::About;
 use super::key::{ChunkId, HOLE};
@@ -76,6 +77,8 @@ pub struct NewBackup {
     pub size: VolumeSize,
     /// When the source was as it is.
     pub taken_at: Timestamp,
+    /// The id of its file system, where it is known.
+    pub file_system: Option<Uuid>,
     /// The backup whose chunks are known to be in the store; needed for [`Source::Changes`].
     pub follows: Option<Index>,
     /// The bytes.
@@ -135,7 +138,7 @@ impl Vault {
     /// # Errors
     /// [`BackupError`]. Chunks that were sent may stay until the next [`Vault::prune`].
     pub async fn make(&self, new: NewBackup, rate: &Rate) -> Result<Made, BackupError> {
-        let NewBackup { id, number, size, taken_at, follows, source } = new;
+        let NewBackup { id, number, size, taken_at, file_system, follows, source } = new;
         let places = size.bytes().div_ceil(u64::from(CHUNK));
         let read_failed = |source| BackupError::File { what: "read", source };
         let follows = follows.filter(|index| index.about.chunk == u64::from(CHUNK));
@@ -196,6 +199,7 @@ impl Vault {
             chunk: u64::from(CHUNK),
             taken_at,
             follows: follows.map(|index| index.about.id),
+            file_system,
         };
         let sealed = self.key.seal(&id.to_string(), &Index { about, chunks }.encode())?;
         made.sent += sealed.len() as u64;

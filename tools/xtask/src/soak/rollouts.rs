@@ -50,7 +50,8 @@ pub fn run(options: &Options) -> Result<()> {
     let done = (1..=options.deployments).try_for_each(|nth| {
         let took = deploy(nth).with_context(|| format!("deployment {nth}"))?;
         longest = longest.max(took);
-        println!("deployment {nth} of {}: {:.1} s", options.deployments, took.as_secs_f64());
+        let (all, failed) = (options.deployments, load.failed());
+        println!("deployment {nth} of {all}: {:.1} s; {failed} connections have failed", took.as_secs_f64());
         Ok(())
     });
     let outcome = load.end()?;
