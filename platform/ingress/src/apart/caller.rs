@@ -347,7 +347,7 @@ impl Keeper {
         let found = match found {
             Some(found) if found.is_of_this_program() => found,
             Some(found) => self.replaced(found).await?,
-            None => self.started(None).await?,
+            None => self.started().await?,
         };
         self.links += 1;
         self.current = Some(found.link(self.links, self.heard.clone()));
@@ -374,13 +374,13 @@ impl Keeper {
             Err(error) => {
                 tracing::warn!(%error, "the old ingress does not give its sockets; it is ended");
                 old.kill();
-                return self.started(None).await;
+                return self.started().await;
             }
         };
         // It is told to end when its successor serves the table.
         self.links += 1;
         self.replaced.push(old.link(self.links, self.heard.clone()));
-        let found = self.started(Some(pid)).await?;
+        let found = self.started().await?;
         self.second().await?.take_over(listening).await?;
         Ok(found)
     }
@@ -409,8 +409,8 @@ impl Keeper {
         }
     }
 
-    /// Starts the program and waits until it answers; `old` is one that may still answer in its place.
-    async fn started(&self, old: Option<rustix::process::Pid>) -> io::Result<Found> {
+    /// Starts the program and waits until it answers.
+    async fn started(&self) -> io::Result<Found> {
         let mut command = Command::new(&self.launch.program);
         // A process group of its own: a terminal's Ctrl-C is for its caller, who decides.
         command.args(&self.launch.arguments).stdin(std::process::Stdio::null()).process_group(0);
@@ -421,7 +421,8 @@ impl Keeper {
                 return Err(io::Error::other(format!("the ingress ended with {status}")));
             }
             match Found::at(&self.launch.socket).await {
-                Ok(mut found) if Some(found.pid()) != old => {
+                // Another one may still have the socket, and be about to die.
+                Ok(mut found) if child.id().is_some_and(|id| id == found.pid().as_raw_pid().cast_unsigned()) => {
                     found.greeted().await?;
                     break found;
                 }
