@@ -21,6 +21,7 @@ pub mod machine;
 
 /// The rules that are tested, in the order in which the guest tries them.
 pub const SCENARIOS: [&str; 19] = [
+    "nobody_is_hinted_for_others_on_an_idle_machine",
     "loads_and_attaches",
     "another_scheduler_is_refused",
     "no_hint_when_nobody_waits",
@@ -39,7 +40,6 @@ pub const SCENARIOS: [&str; 19] = [
     "watchdog_stall_falls_back",
     "sysrq_falls_back",
     "verifier_counts_stay_below_their_limits",
-    "nobody_is_hinted_for_others_on_an_idle_machine",
 ];
 
 /// Begins a line of the guest with a scenario's name and `ok`, or `failed` and why.

@@ -49,6 +49,7 @@ type Scenario = fn(&mut Stage) -> Result<()>;
 
 /// In the order of [`SCENARIOS`].
 const TRIED: [Scenario; SCENARIOS.len()] = [
+    observes::nobody_is_hinted_for_others_on_an_idle_machine,
     rules::loads_and_attaches,
     rules::another_scheduler_is_refused,
     rules::no_hint_when_nobody_waits,
@@ -67,7 +68,6 @@ const TRIED: [Scenario; SCENARIOS.len()] = [
     falls_back::watchdog_stall_falls_back,
     falls_back::sysrq_falls_back,
     rules::verifier_counts_stay_below_their_limits,
-    observes::nobody_is_hinted_for_others_on_an_idle_machine,
 ];
 
 fn main() -> ExitCode {
