@@ -218,7 +218,10 @@ impl AgentHandle {
     }
 
     /// The guest of an instance that serves is waited for: an agent that took it over has yet to reach it.
-    pub(crate) async fn guest_of_serving(&self, instance: &InstanceName) -> Result<Arc<dyn crate::world::Guest>, AgentError> {
+    pub(crate) async fn guest_of_serving(
+        &self,
+        instance: &InstanceName,
+    ) -> Result<Arc<dyn crate::world::Guest>, AgentError> {
         /// Between two looks.
         const LOOK: Duration = Duration::from_millis(20);
         let deadline = Instant::now() + self.shared.limits.silence;
