@@ -15,7 +15,7 @@ use holm_model::volume::VolumeNumber;
 use holm_vmm::{CpuShares, QemuConfig, QemuVmm, VmName, VmSpec};
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::{Id, JoinSet};
-use tokio::time::Instant;
+use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::board::Board;
@@ -222,19 +222,19 @@ impl AgentHandle {
         &self,
         instance: &InstanceName,
     ) -> Result<Arc<dyn crate::world::Guest>, AgentError> {
-        /// Between two looks.
-        const LOOK: Duration = Duration::from_millis(20);
-        let deadline = Instant::now() + self.shared.limits.silence;
-        loop {
-            match self.guest(instance) {
-                Err(AgentError::NotRunning { phase: Phase::Healthy | Phase::Unhealthy, .. })
-                    if Instant::now() < deadline =>
-                {
-                    tokio::time::sleep(LOOK).await;
+        let (mut reached, mut reports) = (self.shared.board.reached(), self.shared.board.reports());
+        let found = async {
+            loop {
+                match self.guest(instance) {
+                    Err(AgentError::NotRunning { phase: Phase::Healthy | Phase::Unhealthy, .. }) => tokio::select! {
+                        Ok(()) = reached.changed() => {}
+                        Ok(()) = reports.changed() => {}
+                    },
+                    found => return found,
                 }
-                found => return found,
             }
-        }
+        };
+        timeout(self.shared.limits.silence, found).await.unwrap_or_else(|_| self.guest(instance))
     }
 
     fn guest(&self, instance: &InstanceName) -> Result<Arc<dyn crate::world::Guest>, AgentError> {

@@ -34,6 +34,8 @@ pub(crate) struct Reach {
 pub(crate) struct Board {
     report: watch::Sender<Arc<HostReport>>,
     reach: Mutex<BTreeMap<InstanceName, Reach>>,
+    /// Counts the changes of `reach`.
+    reached: watch::Sender<u64>,
 }
 
 impl Board {
@@ -41,7 +43,7 @@ impl Board {
         // Who reads reports starts with the agent, so a clock that was set back between two runs misleads nobody.
         let since = jiff::Timestamp::now().as_nanosecond().unsigned_abs() as u64;
         let report = HostReport { run: since, number: 0, generation, instances: BTreeMap::new() };
-        Self { report: watch::Sender::new(Arc::new(report)), reach: Mutex::default() }
+        Self { report: watch::Sender::new(Arc::new(report)), reach: Mutex::default(), reached: watch::Sender::new(0) }
     }
 
     pub(crate) fn reports(&self) -> watch::Receiver<Arc<HostReport>> {
@@ -96,6 +98,11 @@ impl Board {
         self.reach.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
     }
 
+    /// To wait for changes of what is reached.
+    pub(crate) fn reached(&self) -> watch::Receiver<u64> {
+        self.reached.subscribe()
+    }
+
     /// The instance that has a volume.
     pub(crate) fn holder_of(&self, number: VolumeNumber) -> Option<(InstanceName, Reach)> {
         let reach = self.reach.lock().unwrap_or_else(PoisonError::into_inner);
@@ -105,5 +112,6 @@ impl Board {
 
     pub(crate) fn set_reach(&self, name: &InstanceName, change: impl FnOnce(&mut Reach)) {
         change(self.reach.lock().unwrap_or_else(PoisonError::into_inner).entry(name.clone()).or_default());
+        self.reached.send_modify(|count| *count += 1);
     }
 }

@@ -356,6 +356,8 @@ impl IngressHandle {
         control.shut_down = true;
         control.wanted.clear();
         inner.reconcile(&mut control).await;
+        // Whoever asks again with less time is not held up.
+        drop(control);
 
         let mut open = inner.shared.admission.open();
         let drained = matches!(timeout(drain, open.wait_for(|open| *open == 0)).await, Ok(Ok(_)));

@@ -346,20 +346,15 @@ fn killed_holm_adopts_what_runs_and_loses_nothing(batch: &Batch) -> Result<()> {
     load.end()?.check()
 }
 
-/// The processes of the ingress: two while one takes over from another.
-fn ingresses(batch: &Batch) -> Result<Vec<Pid>> {
-    let all = batch.site.processes()?.into_iter().filter(|(_, line)| line.contains(" ingress --socket "));
-    Ok(all.filter_map(|(pid, _)| i32::try_from(pid).ok().and_then(Pid::from_raw)).collect())
-}
-
 fn killed_ingress_is_started_again(batch: &Batch) -> Result<()> {
     let port = free_port()?;
     deploy_hello(batch, "door", "open", port)?;
     let answer = client::get(port, "/")?;
-    let [before] = *ingresses(batch)? else { bail!("not one ingress") };
-    kill_process(before, Signal::KILL)?;
+    let [before] = *batch.site.ingresses()? else { bail!("not one ingress") };
+    let pid = i32::try_from(before).ok().and_then(Pid::from_raw).context("not a process id")?;
+    kill_process(pid, Signal::KILL)?;
     wait_for("the route", || Ok((client::get(port, "/").ok().as_ref() == Some(&answer)).then_some(())))?;
-    let [after] = *ingresses(batch)? else { bail!("not one ingress") };
+    let [after] = *batch.site.ingresses()? else { bail!("not one ingress") };
     ensure!(after != before, "the ingress did not die");
     batch.site.ok(&["destroy", "door", "--yes"]).map(drop)
 }

@@ -158,6 +158,15 @@ impl Site {
         Ok(found)
     }
 
+    /// Those of them that are the ingress: two while one takes over from another.
+    ///
+    /// # Errors
+    /// When `/proc` cannot be read.
+    pub fn ingresses(&self) -> Result<Vec<u32>> {
+        let all = self.processes()?.into_iter().filter(|(_, line)| line.contains(" ingress --socket "));
+        Ok(all.map(|(pid, _)| pid).collect())
+    }
+
     /// Folders for processor shares that this installation has made and not removed.
     #[must_use]
     pub fn cgroups(&self) -> Vec<PathBuf> {

@@ -209,7 +209,7 @@ impl Keeper {
                 }
             }
             Order::Watch(backend) => {
-                self.forget_unwatched();
+                self.forget_unwatched().await;
                 for link in self.current.iter_mut().chain(&mut self.replaced) {
                     // A link that is broken is lost in a moment, and its successor asked for everything.
                     let _ = link.ask(Ask::Watch(backend.clone())).await;
@@ -332,10 +332,21 @@ impl Keeper {
     }
 
     /// Backends that nobody waits for any more.
-    fn forget_unwatched(&mut self) {
-        let mut watched = lock(&self.watched);
-        watched.retain(|_, waits| waits.receiver_count() > 0);
-        self.counts.retain(|backend, _| watched.contains_key(backend));
+    async fn forget_unwatched(&mut self) {
+        let mut unwatched = Vec::new();
+        lock(&self.watched).retain(|backend, waits| {
+            let is_watched = waits.receiver_count() > 0;
+            if !is_watched {
+                unwatched.push(backend.clone());
+            }
+            is_watched
+        });
+        for backend in unwatched {
+            self.counts.remove(&backend);
+            for link in self.current.iter_mut().chain(&mut self.replaced) {
+                let _ = link.ask(Ask::Forget(backend.clone())).await;
+            }
+        }
     }
 
     /// Finds the running ingress, replaces one of another program, or starts one; then has it do everything that is wanted.

@@ -1,5 +1,6 @@
 //! The process that serves: it does what its callers ask, and goes on without any.
 
+use std::collections::HashMap;
 use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
@@ -12,7 +13,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::{interval, timeout};
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::pass;
 use super::wire::{Answer, Ask, LONGEST, PROTOCOL, Passed, Question, Said};
@@ -117,6 +118,7 @@ async fn converse(process: &Arc<Process>, caller: UnixStream) -> io::Result<()> 
     // What watches a backend ends with the caller.
     let gone = CancellationToken::new();
     let _gone = gone.clone().drop_guard();
+    let mut watched: HashMap<String, DropGuard> = HashMap::new();
     let mut line = Vec::new();
     loop {
         // What was read of a line stays in `line` when something is said meanwhile.
@@ -145,8 +147,11 @@ async fn converse(process: &Arc<Process>, caller: UnixStream) -> io::Result<()> 
             }
             Ask::Stats => say(&mut write, &reply(Answer::Stats(process.ingress.stats()))).await?,
             Ask::Watch(backend) => {
-                tokio::spawn(watch(process.ingress.clone(), backend, out.clone(), gone.clone()));
+                let watching = gone.child_token();
+                tokio::spawn(watch(process.ingress.clone(), backend.clone(), out.clone(), watching.clone()));
+                watched.insert(backend, watching.drop_guard());
             }
+            Ask::Forget(backend) => drop(watched.remove(&backend)),
             Ask::Cut(backend) => {
                 process.ingress.close_backend(&backend);
             }
@@ -165,7 +170,7 @@ async fn say(to: &mut OwnedWriteHalf, said: &Said) -> io::Result<()> {
     to.write_all(&line).await
 }
 
-/// Says how many connections a backend has, until the caller is gone.
+/// Says how many connections a backend has, until that is no longer asked for.
 async fn watch(ingress: IngressHandle, backend: String, out: mpsc::UnboundedSender<Said>, gone: CancellationToken) {
     let mut open = ingress.connections(&backend);
     drop(ingress);

@@ -32,6 +32,8 @@ pub(super) enum Ask {
     Stats,
     /// Say how many connections this backend has, now and whenever that changes. Has no answer.
     Watch(String),
+    /// Say it no longer. Has no answer.
+    Forget(String),
     /// Reset the connections of this backend. Has no answer.
     Cut(String),
     /// Close the listeners, and end when the last connection has ended or after this time.

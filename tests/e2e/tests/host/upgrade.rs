@@ -8,7 +8,7 @@ use xtask::client;
 use xtask::load::Load;
 use xtask::site::{Ran, free_port};
 
-use super::{deploy_hello, healthy, holm_pid, ingresses, qemu_of};
+use super::{deploy_hello, healthy, holm_pid, qemu_of};
 
 /// The schema of the last Holm without secrets. It has the tables of this one.
 const OLDER: i64 = 2;
@@ -47,7 +47,7 @@ pub(crate) fn newer_holm_takes_over_and_an_older_one_refuses(batch: &Batch) -> R
         wait_for("the route", || Ok((client::get(port, "/").ok().as_ref() == Some(&answer)).then_some(())))
     };
     // Under load, and no client notices.
-    let (load, old) = (Load::start(port, 10), ingresses(batch)?);
+    let (load, old) = (Load::start(port, 10), batch.site.ingresses()?);
     end_service(batch)?;
     let current = mark(batch, OLDER)?;
     let newer = batch.path().join("newer");
@@ -59,7 +59,7 @@ pub(crate) fn newer_holm_takes_over_and_an_older_one_refuses(batch: &Batch) -> R
     ensure!(status.success(), "the newer Holm did not start: {status}");
     same("by a newer Holm")?;
     wait_for("the newer ingress alone", || {
-        let now = ingresses(batch)?;
+        let now = batch.site.ingresses()?;
         Ok((now.len() == 1 && now != old).then_some(()))
     })?;
     load.end()?.check().context("while a newer Holm took over")?;

@@ -77,7 +77,7 @@ fn status(holm: &Installation) -> Result<Measured> {
 fn memory(holm: &Installation) -> Result<Measured> {
     let host = holm.processes("holm")?;
     let [host] = host[..] else { anyhow::bail!("one host process was expected, not {host:?}") };
-    let ingress = holm.ingresses()?;
+    let ingress = holm.site.ingresses()?;
     let [ingress] = ingress[..] else { anyhow::bail!("one ingress was expected, not {ingress:?}") };
     let machines = holm.processes("qemu-system-x86_64")?;
     ensure!(machines.len() == INSTANCES as usize, "{} microVMs run", machines.len());

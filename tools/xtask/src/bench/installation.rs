@@ -21,9 +21,6 @@ pub(crate) struct Installation {
     options: Vec<String>,
 }
 
-/// In the command line of the ingress.
-const INGRESS: &str = " ingress --socket ";
-
 impl Installation {
     /// Builds everything, starts Holm in the background and imports the guest.
     pub(crate) fn start() -> Result<Self> {
@@ -95,14 +92,9 @@ impl Installation {
             let program = fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
             program.file_name().is_some_and(|file| file == Path::new(name))
         };
-        let others = self.site.processes()?.into_iter().filter(|(_, line)| !line.contains(INGRESS));
-        Ok(others.map(|(pid, _)| pid).filter(is_it).collect())
-    }
-
-    /// The processes of the ingress: two while one takes over from another.
-    pub(crate) fn ingresses(&self) -> Result<Vec<u32>> {
-        let all = self.site.processes()?.into_iter().filter(|(_, line)| line.contains(INGRESS));
-        Ok(all.map(|(pid, _)| pid).collect())
+        let ingresses = self.site.ingresses()?;
+        let others = self.site.processes()?.into_iter().map(|(pid, _)| pid).filter(|pid| !ingresses.contains(pid));
+        Ok(others.filter(is_it).collect())
     }
 }
 

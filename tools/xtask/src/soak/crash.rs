@@ -79,7 +79,7 @@ fn kills(options: &Options) -> Result<()> {
         ensure!(accepted, "deployment {nth} was not accepted");
         std::thread::park_timeout(Duration::from_millis(dice.below(6000)));
         let whom = ["qemu-system-x86_64", "ingress", "holm", "holm"][usize::try_from(dice.below(4))?];
-        let victims = if whom == "ingress" { holm.ingresses()? } else { holm.processes(whom)? };
+        let victims = if whom == "ingress" { holm.site.ingresses()? } else { holm.processes(whom)? };
         let at = usize::try_from(dice.below(victims.len() as u64)).unwrap_or(0);
         let Some(victim) = victims.get(at).and_then(|pid| i32::try_from(*pid).ok()).and_then(Pid::from_raw) else {
             println!("kill {nth}: there is no {whom} to kill just now");
