@@ -83,6 +83,24 @@ fn a_worker_that_waited_for_the_cpu_is_told_that_its_own_tasks_did() {
     });
 }
 
+/// Whether or not anybody waits: what waits for its runtime to look, nobody else sees.
+#[test]
+fn a_worker_that_asks_is_told_of_its_own_time() {
+    if !bpf_is_permitted() {
+        return;
+    }
+    let agent = Agent::start(&[]);
+    let client = agent.connect().hello();
+    let spinner = Spinner::rotating(first_cpu(), &client, 2_000_000);
+    agent.wait_for("a second of the worker", |report| {
+        let worker = report.processes.first()?.workers.first()?;
+        let ran = std::fs::read_to_string(format!("/proc/self/task/{}/schedstat", worker.tid)).ok()?;
+        (ran.split(' ').next()?.parse::<u64>().ok()? >= 1_000_000_000).then_some(())
+    });
+    // Each hint begins the count anew, so there are as many in any case.
+    assert!(spinner.lines.hints() >= 250, "{} in a second", spinner.lines.hints());
+}
+
 /// A thread of low weight waits nearly always, and is let in by no yield before the worker has had its own share.
 #[test]
 fn no_hint_for_a_thread_of_a_fraction_of_the_workers_weight() {
