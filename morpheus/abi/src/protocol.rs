@@ -170,7 +170,7 @@ pub struct Registration {
     /// ns between an unanswered hint and the earliest escalation.
     pub grace_ns: u32,
     /// ns of its own CPU time without a hint after which the worker wants LOCAL, whether or not anybody waits for the CPU:
-    /// what waits for this thread alone no kernel sees. 0: never.
+    /// what waits for this thread alone no kernel sees. 0: it has no tasks of its own, and gets no LOCAL at all.
     pub rotation_ns: u32,
     /// For people.
     pub name: WorkerName,

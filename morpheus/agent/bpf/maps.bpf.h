@@ -73,7 +73,7 @@ struct morpheus_ledger {
 	__u64 tick_delay_ns;
 	/* Observe mode: its CPU time by its clock when its tasks last had a reason to change places: a hint, or its sleep. */
 	__u64 rotated_count_ns;
-	/* The CPU time after which it wants LOCAL, 0 for never; the agent writes it. */
+	/* The CPU time after which it wants LOCAL, 0 for one without tasks of its own; the agent writes it. */
 	__u32 rotation_ns;
 	/* The hint and the sleeps up to which rotated_count_ns counts: their numbers added. */
 	__u32 rotated_seq;

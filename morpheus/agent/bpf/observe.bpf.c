@@ -18,11 +18,10 @@ char LICENSE[] SEC("license") = "Dual BSD/GPL";
 const volatile __u64 quota_low_ns = 10000000;
 
 /*
- * LOCAL is given to a worker that waited for its CPU for as long as this between two ticks: what is in its own queue
- * waited with it, and its tasks shall change places before the one that has the thread goes on. In ns.
- *
- * It is also given after as much of its own CPU time, without a hint or a sleep, as the worker asked to be told of: a
- * connection with data waits for a thread of the runtime to look, and for no CPU; nobody sees it from here.
+ * LOCAL is for workers with tasks of their own, which said at their registration how long one of these may go on: the tasks
+ * shall change places after as much of the worker's own CPU time without a hint or a sleep. A connection with data waits
+ * for a thread of the runtime to look, and for no CPU; nobody sees it from here. It comes earlier to a worker that waited
+ * for its CPU for as long as this between two ticks: what is in its own queue waited with it. In ns.
  */
 const volatile __u64 local_wait_ns = 500000;
 
@@ -355,7 +354,8 @@ int observe_tick(struct bpf_perf_event_data *context)
 	count_rotation(&view, task, clock.counter);
 	/* To the nearest tick. */
 	rotates = ledger->rotation_ns &&
-		  clock.counter - ledger->rotated_count_ns + MORPHEUS_TICK_NS / 2 >= ledger->rotation_ns;
+		  (waited_ns >= local_wait_ns ||
+		   clock.counter - ledger->rotated_count_ns + MORPHEUS_TICK_NS / 2 >= ledger->rotation_ns);
 	if (morpheus_pressure_is_due(ledger, now)) {
 		/* Whoever waits is asked for again at the next tick. */
 		if (hint(&view, task, MORPHEUS_REASON_PRESSURE, now, MORPHEUS_NO_DEADLINE))
@@ -364,7 +364,7 @@ int observe_tick(struct bpf_perf_event_data *context)
 		hint(&view, task, MORPHEUS_REASON_WAITER, now, MORPHEUS_NO_DEADLINE);
 	else if (limited && quota.left_ns < quota_low_ns)
 		hint(&view, task, MORPHEUS_REASON_QUOTA, now, quota.refill_ns);
-	else if (waited_ns >= local_wait_ns || rotates)
+	else if (rotates)
 		hint(&view, task, MORPHEUS_REASON_LOCAL, now, MORPHEUS_NO_DEADLINE);
 	count_rotation(&view, task, clock.counter);
 	return 0;

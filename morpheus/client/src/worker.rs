@@ -65,10 +65,10 @@ impl WorkerConfig {
         Self { polite: true, ..self }
     }
 
-    /// Wants a [`Reason::Local`](crate::Reason::Local) hint after so long of its own CPU time without a hint or a sleep,
-    /// whether or not anybody waits for the CPU (at most 4.29 s; to the millisecond; zero, the default: never). For a
-    /// runtime whose workers also look for what is ready, such as connections with data: that waits for a worker to look,
-    /// not for a CPU, and the kernel does not see it.
+    /// Has tasks of its own, which shall change places after so long of the worker's CPU time without a hint or a sleep (at
+    /// most 4.29 s, to the millisecond): it gets a [`Reason::Local`](crate::Reason::Local) hint then, whether or not anybody
+    /// waits for the CPU, and earlier when the worker itself had to wait. What is ready in a runtime, such as a connection
+    /// with data, waits for a worker to look, not for a CPU, and the kernel does not see it. Zero, the default: no such hint.
     pub fn rotates_after(self, own_time: Duration) -> Self {
         Self { rotation: own_time, ..self }
     }

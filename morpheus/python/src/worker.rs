@@ -117,9 +117,9 @@ fn let_go() {
 ///
 /// Without an agent it is a worker all the same, without hints, and attaches by itself when an agent comes (within about
 /// five seconds); with `required` NotAvailable is raised instead. `polite` is for work that may starve: it yields at every
-/// hint, while others keep to their fair share. A worker with `rotates_after` wants a LOCAL hint after so many seconds of its
-/// own CPU time (at most 4.29) even when nobody waits for the CPU: for the thread of a loop, which alone looks at what is
-/// ready. `socket` is the agent's, instead of MORPHEUS_SOCKET or
+/// hint, while others keep to their fair share. A worker with `rotates_after` has tasks of its own,
+/// such as the thread of a loop: it gets a LOCAL hint after so many seconds of its CPU time (at most 4.29) even when nobody
+/// waits for the CPU, and earlier when it had to wait itself. `socket` is the agent's, instead of MORPHEUS_SOCKET or
 /// /run/morpheus/morpheus.sock.
 #[pyfunction]
 #[pyo3(signature = (name = "python", *, polite = false, rotates_after = 0.0, socket = None, required = false))]
