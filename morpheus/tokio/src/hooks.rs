@@ -15,7 +15,7 @@ use tokio::runtime::{Builder, worker_index};
 
 /// The worker's own CPU time after which its tasks change places even when nobody waits for the CPU. While one worker
 /// computes, the others may sleep where no connection wakes them: then nobody looks at connections before its task yields.
-pub const ROTATION: Duration = Duration::from_millis(2);
+pub const ROTATION: Duration = Duration::from_millis(1);
 
 thread_local! {
     static WORKER: RefCell<Option<Worker>> = const { RefCell::new(None) };
