@@ -76,11 +76,30 @@ fn a_worker_that_waited_for_the_cpu_is_told_that_its_own_tasks_did() {
     let client = agent.connect().hello();
     let cpu = first_cpu();
     let _competitor = Repeating::competitor(cpu);
-    let _spinner = Spinner::on(cpu, &client, WorkerState::Running, true);
+    // Of its own time it wants to hear too seldom to make a difference.
+    let _spinner = Spinner::rotating(cpu, &client, u32::MAX);
     agent.wait_for("LOCAL hints that were taken", |report| {
         let totals = &report.processes.first()?.workers.first()?.totals;
         (totals.hints.get("local").is_some_and(|given| *given >= 3) && totals.taken >= 3).then_some(())
     });
+}
+
+/// Whether or not anybody waits: what waits for its runtime to look, nobody else sees.
+#[test]
+fn a_worker_that_asks_is_told_of_its_own_time() {
+    if !bpf_is_permitted() {
+        return;
+    }
+    let agent = Agent::start(&[]);
+    let client = agent.connect().hello();
+    let spinner = Spinner::rotating(first_cpu(), &client, 2_000_000);
+    agent.wait_for("a second of the worker", |report| {
+        let worker = report.processes.first()?.workers.first()?;
+        let ran = std::fs::read_to_string(format!("/proc/self/task/{}/schedstat", worker.tid)).ok()?;
+        (ran.split(' ').next()?.parse::<u64>().ok()? >= 1_000_000_000).then_some(())
+    });
+    // Each hint begins the count anew, so there are as many in any case.
+    assert!(spinner.lines.hints() >= 250, "{} in a second", spinner.lines.hints());
 }
 
 /// A thread of low weight waits nearly always, and is let in by no yield before the worker has had its own share.
