@@ -282,7 +282,12 @@ fn a_long_message_of_a_thread_that_ends_leaves_its_place() {
     bench.enter(0);
     let inbox = bench.kernel.inbox(id, End::A).unwrap();
     assert_eq!((inbox.messages, inbox.bytes, inbox.first()), (1, u64::from(MOST), None));
-    let thread = bench.threads[0].thread;
+    let Caller { thread, unit, .. } = bench.threads[0];
+    // The bench's threads were made without a charge.
+    let cost = bench.kernel.thread_cost();
+    let owner = bench.kernel.units.get_mut(unit).unwrap();
+    owner.quotas.threads.charge(1).unwrap();
+    owner.quotas.kernel.charge(cost).unwrap();
     bench.kernel.thread_end(thread, 0, holm_abi::ExitReason::Killed);
     let inbox = bench.kernel.inbox(id, End::A).unwrap();
     assert_eq!((inbox.messages, inbox.bytes, inbox.first()), (0, 0, None));
