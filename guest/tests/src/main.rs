@@ -18,6 +18,7 @@ mod guards;
 mod harness;
 mod memory;
 mod pieces;
+mod refused;
 mod restricted;
 mod roles;
 mod sched;

@@ -25,6 +25,7 @@ pub(crate) fn begin() -> i32 {
         ["threads", count] => many_threads(count.parse().unwrap_or(0)),
         ["hog"] => hog(),
         ["worker"] => worker(),
+        ["circle"] => crate::refused::circle(),
         ["laden"] => crate::pieces::laden(),
         ["starved", what] => crate::starved::child(what),
         ["guest", what] => crate::restricted::hostile::child(what),
