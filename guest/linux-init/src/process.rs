@@ -1,6 +1,6 @@
 //! The one place with `unsafe`: forking a process into the app's mount namespace, control group and identity.
 
-#![allow(unsafe_code)]
+#![allow(unsafe_code, reason = "forking, and what a child does between fork and exec")]
 
 use std::collections::BTreeMap;
 use std::ffi::CString;

@@ -1,7 +1,9 @@
 //! Volumes: mounted into the app's root, grown with their disks, frozen for a moment and never longer.
 
-// SAFETY of this module: three ioctls on file systems, each made of the number and argument its manual page names.
-#![allow(unsafe_code)]
+#![allow(
+    unsafe_code,
+    reason = "three ioctls on file systems, each made of the number and argument its manual page names"
+)]
 
 use std::fs::{self, File};
 use std::io::Write as _;

@@ -554,6 +554,9 @@ fn hidden_folders(dir: &Path) -> Vec<String> {
 }
 
 proptest! {
+    // A thousand kills at random steps, and four times what the soak asks for.
+    #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases * 4, ..ProptestConfig::default() })]
+
     #[test]
     fn whatever_happens_the_host_becomes_what_the_newest_target_wants(
         scripts in proptest::collection::vec(script(), 3), moves in moves(),

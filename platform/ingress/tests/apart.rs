@@ -31,10 +31,11 @@ fn main() -> ExitCode {
         let served = runtime().block_on(serve(Path::new(socket), Config::default()));
         return served.map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS);
     }
-    let tests: [(&str, fn()); 7] = [
+    let tests: [(&str, fn()); 8] = [
         ("it_serves_on_without_its_caller_and_is_found_again", it_serves_on_without_its_caller_and_is_found_again),
         ("a_process_that_died_is_started_again_with_the_last_table", a_process_that_died_is_started_again),
         ("another_program_takes_over_without_a_lost_connection", another_program_takes_over_without_a_lost_connection),
+        ("a_replaced_process_is_counted_and_cut_by_later_callers", a_replaced_process_is_counted_by_later_callers),
         ("a_process_that_hangs_is_replaced", a_process_that_hangs_is_replaced),
         ("connections_are_counted_and_cut_from_outside", connections_are_counted_and_cut_from_outside),
         ("shutdown_ends_the_process_and_removes_its_socket", shutdown_ends_the_process_and_removes_its_socket),
@@ -243,6 +244,49 @@ fn another_program_takes_over_without_a_lost_connection() {
     wait_for("the old process to end", || !lives(process));
     echo(&mut stage.connect(), "the new one").unwrap();
     stage.end(&newer);
+}
+
+fn a_replaced_process_is_counted_by_later_callers() {
+    let stage = Stage::new();
+    let copy = stage.folder.path().join("older");
+    std::fs::copy(std::env::current_exe().unwrap(), &copy).unwrap();
+    let older = stage.start_as(&copy);
+    stage.serve(&older);
+    let (process, mut one, mut other) = (stage.process(), stage.connect(), stage.connect());
+    echo(&mut one, "one").unwrap();
+    echo(&mut other, "other").unwrap();
+    drop(older);
+    let newer = stage.start();
+    stage.serve(&newer);
+    drop(newer);
+    // What a killed process leaves behind is in nobody's way.
+    let dead = stage.folder.path().join("ingress-1.sock");
+    drop(std::os::unix::net::UnixListener::bind(&dead).unwrap());
+
+    let later = stage.start();
+    assert_ne!(stage.process(), process);
+    stage.serve(&later);
+    assert!(!dead.exists());
+    let mut count = later.connections("b");
+    let mut until = |wanted| {
+        let counted =
+            async { tokio::time::timeout(PATIENCE, count.wait_for(|open| *open == Some(wanted))).await.is_ok() };
+        assert!(stage.runtime.block_on(counted), "not {wanted} connections");
+    };
+    until(2);
+    drop(one);
+    until(1);
+    echo(&mut other, "still there").unwrap();
+    later.close_backend("b");
+    until(0);
+    assert!(echo(&mut other, "cut").is_err());
+    wait_for("the old process to end", || !lives(process));
+    echo(&mut stage.connect(), "the new one").unwrap();
+    let names = std::fs::read_dir(stage.folder.path()).unwrap();
+    let names =
+        names.filter(|file| file.as_ref().unwrap().file_name().to_string_lossy().starts_with("ingress-")).count();
+    assert_eq!(names, 1, "the name of the one that serves alone");
+    stage.end(&later);
 }
 
 fn a_process_that_hangs_is_replaced() {

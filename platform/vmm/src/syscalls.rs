@@ -1,5 +1,5 @@
 //! What needs `unsafe`: starting a process apart from this one, attaching to a tap interface, registering a descriptor.
-#![allow(unsafe_code)]
+#![allow(unsafe_code, reason = "what the standard library has no safe way for; each block says why it holds")]
 
 use std::fs::File;
 use std::io;

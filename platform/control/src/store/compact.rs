@@ -10,7 +10,8 @@ use holm_model::id::Seq;
 use holm_model::state::{DocumentKey, State};
 use rusqlite::{Connection, params};
 
-use super::{Store, StoreError, explain, recorded};
+use super::reader::recorded;
+use super::{Store, StoreError, explain};
 
 /// What schema 2 added to schema 1.
 pub(super) const SCHEMA: &str = "

@@ -176,7 +176,7 @@ fn only_the_store_speaks_sql_and_it_never_changes_an_event() {
         for change in ["UPDATE events", "REPLACE INTO events"] {
             assert!(!words.contains(change), "{} has `{change}`", path.display());
         }
-        if path != sources.join("store.rs") && !compacts {
+        if path != sources.join("store.rs") && !path.starts_with(&store) {
             for sql in ["SELECT ", "INSERT ", "UPDATE ", "DELETE ", "PRAGMA "] {
                 assert!(!words.contains(sql), "{} speaks SQL", path.display());
             }

@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep};
 
 use super::link::{Found, Heard, Link, is_known};
+use super::own;
 use super::serve::REPLACED;
 use super::wire::{Answer, Ask, Said};
 use crate::ingress::{ApplyReport, ShutdownReport};
@@ -82,6 +83,7 @@ impl Apart {
             heard,
         };
         keeper.have().await?;
+        keeper.find_replaced().await;
         tokio::spawn(keeper.run(taken, hearing));
         Ok(Self { orders, watched })
     }
@@ -370,6 +372,34 @@ impl Keeper {
             }
         }
         Ok(())
+    }
+
+    /// Finds ingresses that were replaced under an earlier caller and have connections yet: they are counted and cut too.
+    async fn find_replaced(&mut self) {
+        let known: Vec<_> = self.current.iter().chain(&self.replaced).map(|link| link.pid).collect();
+        for socket in own::names(&self.launch.socket) {
+            let mut found = match Found::at(&socket).await {
+                Ok(found) if known.contains(&found.pid()) => continue,
+                Ok(found) => found,
+                Err(error) => {
+                    if error.kind() == io::ErrorKind::ConnectionRefused {
+                        // Its process was killed. One that ends has removed it itself.
+                        let _ = std::fs::remove_file(&socket);
+                    }
+                    continue;
+                }
+            };
+            match found.greeted().await {
+                Ok(protocol) if is_known(protocol) => {
+                    self.links += 1;
+                    self.replaced.push(found.link(self.links, self.heard.clone()));
+                }
+                answer => {
+                    let pid = found.pid().as_raw_nonzero();
+                    tracing::warn!(%pid, ?answer, "the connections of an ingress that was replaced are not counted");
+                }
+            }
+        }
     }
 
     /// Starts this program's ingress in the place of another one's, with the listening sockets of that, if it gives them.

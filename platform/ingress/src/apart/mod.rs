@@ -11,10 +11,12 @@
 //! | `pass` | listening sockets from process to process |
 //! | [`serve`] | the process that serves |
 //! | [`Apart`] | its caller |
+//! | `own` | names by which ingresses that were replaced are found |
 //! | `link` | one connection between them, as the caller has it |
 
 mod caller;
 mod link;
+mod own;
 mod pass;
 mod serve;
 mod wire;

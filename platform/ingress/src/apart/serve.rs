@@ -15,8 +15,8 @@ use tokio::sync::mpsc;
 use tokio::time::{interval, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::pass;
 use super::wire::{Answer, Ask, LONGEST, PROTOCOL, Passed, Question, Said};
+use super::{own, pass};
 use crate::ingress::{Config, Ingress, IngressHandle};
 
 /// How often the socket is looked for.
@@ -40,15 +40,16 @@ struct Process {
 }
 
 /// Serves the ingress to whoever can open `socket`, which is made anew with mode 0600, until a caller or a signal (SIGTERM,
-/// SIGINT) ends it. When the socket is gone or another's, nobody can reach this ingress any more: it closes its listeners
-/// and ends with its last connection, after ten minutes at the latest.
+/// SIGINT) ends it. When the socket is gone or another's, this ingress was replaced: it closes its listeners and ends with its
+/// last connection, after ten minutes at the latest. Callers find it by a name of its own until then.
 ///
 /// # Errors
 /// When the socket cannot be made or the ingress does not start.
 pub async fn serve(socket: &Path, config: Config) -> io::Result<()> {
     let ingress = Ingress::start(config).map_err(io::Error::other)?;
-    let listener = bind(socket)?;
+    let (listener, _name) = bind(socket)?;
     let own = inode(socket);
+    let mut replaced = false;
     let process = Arc::new(Process { ingress, ended: CancellationToken::new() });
     let mut look = interval(LOOK);
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
@@ -63,10 +64,11 @@ pub async fn serve(socket: &Path, config: Config) -> io::Result<()> {
                     tokio::time::sleep(Duration::from_millis(50)).await;
                 }
             },
-            _ = look.tick() => if inode(socket) != own {
+            _ = look.tick(), if !replaced => if inode(socket) != own {
                 tracing::info!("another ingress took over; this one ends with its last connection");
-                process.end(REPLACED).await;
-                return Ok(());
+                replaced = true;
+                let process = Arc::clone(&process);
+                tokio::spawn(async move { process.end(REPLACED).await });
             },
             _ = terminate.recv() => process.end(FAREWELL).await,
             _ = interrupt.recv() => process.end(FAREWELL).await,
@@ -80,15 +82,17 @@ pub async fn serve(socket: &Path, config: Config) -> io::Result<()> {
     }
 }
 
-/// Listens on a path, where there may be the socket of an ingress that died or that is being replaced.
-fn bind(path: &Path) -> io::Result<UnixListener> {
+/// Listens on a path, where there may be the socket of an ingress that died or that is being replaced; and on a name of this
+/// process's own.
+fn bind(path: &Path) -> io::Result<(UnixListener, own::Name)> {
     // Bound under a name of its own, with its mode set, and only then put in its place: nobody finds it half made.
     let fresh = path.with_extension("new");
     let _ = std::fs::remove_file(&fresh);
     let listener = UnixListener::bind(&fresh)?;
     std::fs::set_permissions(&fresh, std::fs::Permissions::from_mode(0o600))?;
+    let name = own::Name::of(&fresh, path)?;
     std::fs::rename(&fresh, path)?;
-    Ok(listener)
+    Ok((listener, name))
 }
 
 fn inode(path: &Path) -> Option<(u64, u64)> {

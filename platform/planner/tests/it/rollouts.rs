@@ -202,6 +202,8 @@ impl World {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases * 4, ..ProptestConfig::default() })]
+
     /// Whatever happened, once the world calms down the newest wish is fulfilled; and the stored documents are the state.
     #[test]
     fn every_history_converges(acts in prop::collection::vec(act(), 0..40)) {
