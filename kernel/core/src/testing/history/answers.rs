@@ -90,7 +90,7 @@ impl World {
         let far = Of { sends: !known.of.sends, ..known.of };
         let other = self.tree.0.iter().any(|cap| cap.of == far && cap.life == Life::Holds && !cap.closed);
         match error {
-            Error::TimedOut | Error::WouldBlock | Error::Canceled | Error::Deadlock => {}
+            Error::TimedOut | Error::WouldBlock | Error::Canceled | Error::Interrupted | Error::Deadlock => {}
             Error::NotFound if matches!(call.what, What::Receive(Some(_))) => {}
             // Of a call through a handle that another thread closed, nobody knows any more whether what it came from was
             // revoked (see docs/CAVEATS.md).

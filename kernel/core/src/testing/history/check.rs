@@ -67,7 +67,9 @@ impl World {
             assert!(through, "a call waits through {known:?}");
             match what {
                 What::Receive(_) => assert!(queued == 0 && ends(true), "a receiver was not woken: {queued} messages"),
-                What::Send(_) => assert!(queued >= ROOM as usize && ends(false), "a sender was not woken: {queued}"),
+                What::Send(_) => {
+                    assert!(queued >= ROOM[number] as usize && ends(false), "a sender was not woken: {queued}")
+                }
                 What::Call(serial) => assert!(ends(false), "call {serial} waits at a closed channel"),
             }
         }
