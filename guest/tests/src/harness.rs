@@ -165,6 +165,8 @@ pub(crate) fn run(words: &[&str]) -> usize {
         crate::events::TESTS,
         crate::time::TESTS,
         crate::sched::TESTS,
+        // Before this unit becomes a personality.
+        crate::refused::TESTS,
         crate::restricted::TESTS,
         crate::system::TESTS,
         crate::guards::TESTS,

@@ -19,6 +19,7 @@ mod harness;
 mod large;
 mod memory;
 mod pieces;
+mod refused;
 mod restricted;
 mod roles;
 mod sched;

@@ -1,10 +1,13 @@
 //! Memory: lazy pages, copies on write, protection, sharing.
 
+use alloc::sync::Arc;
+use core::sync::atomic::{AtomicU64, Ordering};
+
 use holm_rt::abi::{
     Backing, Error, MapFlags, MapSpec, MappingInfo, ObjectType, Protection, RegionFlags, RegionSpec, Rights, UnitInfo,
     limits, number,
 };
-use holm_rt::{Handle, Object, Region, sys};
+use holm_rt::{Handle, Object, Region, ThreadBuilder, startup, sys};
 
 use crate::agent::{Agent, Order};
 use crate::harness::{Outcome, Test, World, check, check_eq, must_answer, soon};
@@ -24,6 +27,8 @@ pub(crate) const TESTS: &[Test] = &[
     ("memory_revoked_region_is_unmapped", revoked),
     ("memory_bad_ranges_are_refused", bad_ranges),
     ("memory_map_and_unmap_leak_nothing", leak_nothing),
+    ("memory_decommitted_pages_are_gone_on_every_processor", gone_everywhere),
+    ("memory_snapshot_stands_still_while_others_write", stands_still),
 ];
 
 fn used() -> Result<u64, Error> {
@@ -278,5 +283,92 @@ fn leak_nothing(world: &World) -> Outcome {
     }
     check_eq!(world.inventory()?, before);
     check_eq!(used()?, memory);
+    Ok(())
+}
+
+/// The last processor: another one than where the tests are mostly, if there is one.
+fn elsewhere() -> u64 {
+    1 << (startup::cpu_count().clamp(1, 64) - 1)
+}
+
+/// A thread on another processor reads a page all the time; the page is given back under it. From the moment that the call
+/// has returned it reads zeroes, and nothing that it remembers.
+fn gone_everywhere(_: &World) -> Outcome {
+    const ROUNDS: u64 = 200;
+    let region = Arc::new(Region::new(PAGE)?);
+    let (round, seen) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+    let (asked, tell, shared) = (Arc::clone(&round), Arc::clone(&seen), Arc::clone(&region));
+    // Odd rounds: the page has their number. Even ones: it was given back.
+    let reader = ThreadBuilder::default().affinity(elsewhere()).spawn(move || -> Result<u64, Error> {
+        let mapping = shared.map(READ_WRITE)?;
+        let word = mapping.atomic_u64(0)?;
+        let (mut stale, mut last) = (0, 0);
+        loop {
+            // It reads all the time, so that its processor remembers where the page is.
+            let now = asked.load(Ordering::Acquire);
+            let value = word.load(Ordering::Relaxed);
+            if now == u64::MAX {
+                return Ok(stale);
+            }
+            if now != last {
+                stale += u64::from(value != if now % 2 == 1 { now } else { 0 });
+                last = now;
+                tell.store(now, Ordering::Release);
+            }
+        }
+    })?;
+    for now in 1..=2 * ROUNDS {
+        if now % 2 == 1 {
+            region.write(0, &now.to_le_bytes())?;
+        } else {
+            region.decommit(0, PAGE)?;
+        }
+        round.store(now, Ordering::Release);
+        let end = soon();
+        while seen.load(Ordering::Acquire) != now {
+            check!(holm_rt::time::now() < end.nanos() && !reader.is_done(), "the reader stopped in round {now}");
+            holm_rt::thread::yield_now();
+        }
+    }
+    round.store(u64::MAX, Ordering::Release);
+    check_eq!(reader.join(soon())?.ok_or(Error::NotFound)??, 0);
+    Ok(())
+}
+
+/// A thread on another processor writes to a page all the time; snapshots of it do not change any more.
+fn stands_still(_: &World) -> Outcome {
+    let region = Arc::new(Region::new(PAGE)?);
+    let count = Arc::new(AtomicU64::new(0));
+    let (tell, shared) = (Arc::clone(&count), Arc::clone(&region));
+    let writer = ThreadBuilder::default().affinity(elsewhere()).spawn(move || -> Result<(), Error> {
+        let mapping = shared.map(READ_WRITE)?;
+        let word = mapping.atomic_u64(0)?;
+        while tell.load(Ordering::Acquire) != u64::MAX {
+            word.fetch_add(1, Ordering::Relaxed);
+            let _now = tell.fetch_max(word.load(Ordering::Relaxed), Ordering::AcqRel);
+        }
+        Ok(())
+    })?;
+    let more_than = |last: u64| {
+        let end = soon();
+        while count.load(Ordering::Acquire) <= last {
+            check!(holm_rt::time::now() < end.nanos() && !writer.is_done(), "the writer stopped after {last}");
+            holm_rt::thread::yield_now();
+        }
+        Ok(())
+    };
+    let value = |region: &Region| -> Result<u64, Error> {
+        let mut bytes = [0; 8];
+        region.read(0, &mut bytes)?;
+        Ok(u64::from_le_bytes(bytes))
+    };
+    for _ in 0..200 {
+        let snapshot = region.snapshot()?;
+        let (first, written) = (value(&snapshot)?, count.load(Ordering::Acquire));
+        more_than(written)?;
+        check_eq!(value(&snapshot)?, first);
+    }
+    count.store(u64::MAX, Ordering::Release);
+    writer.join(soon())?.ok_or(Error::NotFound)??;
     Ok(())
 }

@@ -25,6 +25,7 @@ pub(crate) fn begin() -> i32 {
         ["threads", count] => many_threads(count.parse().unwrap_or(0)),
         ["hog"] => hog(),
         ["worker"] => worker(),
+        ["circle"] => crate::refused::circle(),
         ["laden"] => crate::pieces::laden(),
         ["large", words @ ..] => crate::large::arrived(words),
         ["sender"] => crate::large::send_for_ever(),

@@ -6,7 +6,10 @@ use core::time::Duration;
 
 use alloc::sync::Arc;
 
-use holm_rt::abi::{Error, Protection, Rights, SchedClass, SchedParams, SchedStats, UnitInfo, limits, number};
+use holm_rt::abi::{
+    Error, Protection, Rights, SchedClass, SchedParams, SchedStats, ThreadAttr, ThreadAttrMask, UnitInfo, limits,
+    number,
+};
 use holm_rt::{Handle, Object, Region, ThreadBuilder, sys, thread, time};
 
 use crate::harness::{Outcome, Test, World, check, check_eq, eventually, must_answer, one_of_five, soon};
@@ -20,6 +23,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("sched_background_runs_only_when_nobody_else_wants", background),
     ("sched_figures_count", figures),
     ("sched_ceiling_of_the_unit_holds", ceiling),
+    ("sched_busy_threads_spread_over_the_processors", spread),
 ];
 
 const MS: u64 = 1_000_000;
@@ -199,4 +203,31 @@ fn ceiling(world: &World) -> Outcome {
     let refused = refused.map(|unit| unit.handle());
     check!(matches!(refused, Err(Error::NotPermitted | Error::Invalid)), "a class above the ceiling: {refused:?}");
     Ok(())
+}
+
+/// Threads that were made on one processor run on all of them as soon as they may.
+fn spread(_: &World) -> Outcome {
+    let cpus = holm_rt::startup::cpu_count().clamp(1, 64);
+    let stop = Arc::new(AtomicBool::new(false));
+    let spin = |_| {
+        let stop = Arc::clone(&stop);
+        ThreadBuilder::default().affinity(1).spawn(move || while !stop.load(Ordering::Relaxed) {})
+    };
+    let threads = (0..2 * cpus).map(spin).collect::<Result<Vec<_>, _>>()?;
+    for thread in &threads {
+        let anywhere = ThreadAttr { mask: ThreadAttrMask::AFFINITY, affinity: u64::MAX, ..ThreadAttr::new() };
+        sys::thread_set_attr(thread.thread().handle(), &anywhere)?;
+    }
+    let everywhere = eventually("busy threads on every processor", || {
+        let mut seen = 0u64;
+        for thread in &threads {
+            seen |= 1 << thread.thread().info()?.last_cpu;
+        }
+        Ok(seen.count_ones() == cpus)
+    });
+    stop.store(true, Ordering::Relaxed);
+    for thread in threads {
+        thread.join(soon())?;
+    }
+    everywhere
 }

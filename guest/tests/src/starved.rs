@@ -6,12 +6,12 @@
 use alloc::vec::Vec;
 
 use holm_rt::abi::{
-    CapTransfer, Error, MapSpec, MsgIo, Protection, RegionFlags, Rights, TraceFilter, TransferFlags, TransferMode,
-    limits, number,
+    CapTransfer, Error, MapSpec, MsgIo, Protection, RegionFlags, Rights, Short, ShortFlags, TraceFilter, TransferFlags,
+    TransferMode, limits, number,
 };
 use holm_rt::{
-    Archive, Channel, Deadline, Events, Handle, Image, Object, Owned, Region, Space, System, Timer, Unit, UnitBuilder,
-    startup, sys,
+    Archive, Channel, Deadline, Events, Handle, Image, Mapping, Object, Owned, Region, Space, System, Timer, Unit,
+    UnitBuilder, startup, sys,
 };
 
 use crate::harness::{Outcome, Test, World, check, saw, soon};
@@ -76,6 +76,8 @@ struct Child {
     region: Region,
     events: Events,
     channel: (Channel, Channel),
+    /// Where a call waits for its reply, and its token.
+    service: (Channel, u64),
     /// Holds what fills the table.
     kept: Vec<Owned>,
 }
@@ -83,6 +85,11 @@ struct Child {
 impl Child {
     fn new() -> Result<Self, Error> {
         let missing = Error::NotFound;
+        let (inbox, outbox) = Channel::queue(64, 4)?;
+        let caller = holm_rt::thread::spawn(move || outbox.call(b"x", 64, Deadline::NEVER).map(drop))?;
+        core::mem::forget(caller);
+        let question = inbox.receive(64, soon())?;
+        let token = question.reply.as_ref().ok_or(missing)?.number();
         Ok(Self {
             tell: startup::take_named("tell").ok_or(missing)?,
             image: startup::take_named("image").ok_or(missing)?,
@@ -91,6 +98,7 @@ impl Child {
             region: Region::new(4 * limits::PAGE_SIZE)?,
             events: Events::new()?,
             channel: Channel::pair(64, 4)?,
+            service: (inbox, token),
             kept: Vec::new(),
         })
     }
@@ -156,17 +164,58 @@ impl Child {
         unsafe { sys::thread_create(Handle::NONE, &spec) }
     }
 
-    fn receive(&self) -> Result<(), Error> {
+    /// A message with a capability, which waits to be received.
+    fn send(&self) -> Result<(), Error> {
+        let sending = [self.region.cloned(Rights::READ)];
+        let sending = holm_rt::channel::Sending { caps: &sending, ..Default::default() };
+        self.channel.0.send_with(b"x", &sending, soon())
+    }
+
+    /// Every call that receives, where the message that waits carries a capability: it stays when it is refused.
+    fn receivers(&self) -> Result<(), Error> {
+        let channel = &self.channel.1;
         let (mut payload, mut slots) = ([0u8; 8], [[0u8; CapTransfer::SIZE]; 1]);
-        let mut message = MsgIo {
+        let room = MsgIo {
             buffer: payload.as_mut_ptr() as u64,
             buffer_bytes: 8,
             caps: slots.as_mut_ptr() as u64,
             cap_count: 1,
             ..MsgIo::new()
         };
+        let (handle, past) = (channel.handle(), Deadline::PAST.nanos());
+        let mut message = room;
         // SAFETY: buffer and records are arrays of this function of the sizes given.
-        unsafe { sys::chan_recv(self.channel.1.handle(), &mut message, Deadline::PAST.nanos()) }.map(drop)
+        let received = unsafe { sys::chan_recv(handle, &mut message, past) };
+        self.tell(number::chan_recv, received)?;
+        let mut message = room;
+        // SAFETY: as above.
+        let received = unsafe { sys::chan_reply_recv(handle, 0, &MsgIo::new(), &mut message, past) };
+        self.tell(number::chan_reply_recv, received)?;
+        let short = Short { channel: handle, bytes: 0, priority: 0, flags: ShortFlags::CAP };
+        self.tell(number::chan_recv_short, sys::chan_recv_short(short, past))?;
+        self.tell(number::chan_reply_recv_short, sys::chan_reply_recv_short(short, 0, 0, 0, 0, 0))
+    }
+
+    /// Replies with a capability to a caller, of the same unit, that has no room for it.
+    fn repliers(&self) -> Result<(), Error> {
+        let cap = self.region.cloned(Rights::READ);
+        let reply = MsgIo { caps: core::ptr::from_ref(&cap) as u64, cap_count: 1, ..MsgIo::new() };
+        let (inbox, token) = &self.service;
+        self.tell(number::chan_reply, sys::chan_reply(inbox.handle(), *token, &reply))?;
+        // SAFETY: the reply is refused, and nothing is received.
+        let both = unsafe { sys::chan_reply_recv(inbox.handle(), *token, &reply, &mut MsgIo::new(), 0) };
+        self.tell(number::chan_reply_recv, both)
+    }
+
+    /// Changes the middle of a mapping, which would make three of it.
+    fn splitters(&self, mapping: &Mapping) -> Result<(), Error> {
+        let middle = mapping.address() + limits::PAGE_SIZE;
+        // SAFETY: nobody uses the mapping.
+        let split = unsafe { sys::vm_protect(Handle::NONE, middle, limits::PAGE_SIZE, Protection::NONE) };
+        self.tell(number::vm_protect, split)?;
+        // SAFETY: as above.
+        let split = unsafe { sys::vm_unmap(Handle::NONE, middle, limits::PAGE_SIZE) };
+        self.tell(number::vm_unmap, split)
     }
 }
 
@@ -175,17 +224,21 @@ pub(crate) fn child(what: &str) -> i32 {
     let tried = Child::new().and_then(|mut child| match what {
         "handles" => {
             // The message with a capability is there before there is no room for it.
-            let sending = [child.region.cloned(Rights::READ)];
-            let sending = holm_rt::channel::Sending { caps: &sending, ..Default::default() };
-            child.channel.0.send_with(b"x", &sending, soon())?;
+            child.send()?;
             child.fill()?;
             child.makers()?;
             child.tell(number::thread_create, child.thread())?;
-            child.tell(number::chan_recv, child.receive())
+            child.repliers()?;
+            child.receivers()
         }
         "kernel" => {
             let mut mapped = Vec::with_capacity(1024);
+            let whole = child.region.map(Protection::READ)?;
+            child.send()?;
             child.fill()?;
+            child.receivers()?;
+            child.repliers()?;
+            child.filled(number::chan_send, Child::send)?;
             let spec = MapSpec { protection: Protection::READ, bytes: limits::PAGE_SIZE, ..MapSpec::new() };
             child.makers()?;
             child.fill()?;
@@ -198,6 +251,7 @@ pub(crate) fn child(what: &str) -> i32 {
                 }
             };
             child.tell(number::vm_map, full)?;
+            child.splitters(&whole)?;
             child.filled(number::event_subscribe, |child| {
                 child.events.subscribe(
                     holm_rt::Source::Channel(&child.channel.0),

@@ -2,7 +2,9 @@
 
 use core::time::Duration;
 
-use holm_rt::abi::{ClockId, Error, EventFlags, EventMask, TimerFlags, TimerMode, limits, number};
+use holm_rt::abi::{
+    ClockId, ConfigFlags, Error, EventFlags, EventMask, KernelConfig, TimerFlags, TimerMode, limits, number,
+};
 use holm_rt::{Deadline, Events, Object, Source, Timer, sys, time};
 
 use crate::harness::{Failure, Outcome, Test, World, check, check_eq, must_answer, soon};
@@ -16,6 +18,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("time_many_timers_fire_in_order", many_timers),
     ("time_bad_timers_are_refused", bad_timers),
     ("time_page_agrees_with_the_system_call", time_page),
+    ("time_passes_without_ticks_where_nothing_is_to_do", no_ticks),
 ];
 
 fn never_back(_: &World) -> Outcome {
@@ -160,5 +163,20 @@ fn time_page(_: &World) -> Outcome {
         let after = sys::time_get(ClockId::Monotonic)?;
         check!(before <= between && between <= after, "{before}, {between} by the page, {after}");
     }
+    Ok(())
+}
+
+/// Interrupts that come while every thread sleeps: those that end the sleep, and no ticks.
+fn no_ticks(world: &World) -> Outcome {
+    let old = world.system.config()?;
+    let guards = ConfigFlags::SCRUBBER | ConfigFlags::WATCHDOG | ConfigFlags::TEXT_CHECK;
+    world.system.configure(&KernelConfig { flags: old.flags.without(guards), ..old })?;
+    // What was begun before comes to its end.
+    time::sleep(Duration::from_millis(20))?;
+    let before = world.system.metrics()?.interrupts;
+    time::sleep(Duration::from_millis(500))?;
+    let came = world.system.metrics()?.interrupts - before;
+    world.system.configure(&old)?;
+    check!((1..=25).contains(&came), "{came} interrupts in half a second of sleep");
     Ok(())
 }

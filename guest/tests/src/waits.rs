@@ -5,7 +5,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use core::time::Duration;
 
 use holm_rt::abi::{Error, EventRecord, Rights, ThreadState, number};
-use holm_rt::{Channel, Events, Handle, Object, Owned, Region, Space, sys, thread, time};
+use holm_rt::{Channel, Console, Events, Handle, Object, Owned, Region, Space, sys, thread, time};
 
 use crate::harness::{Outcome, Test, World, check, must_answer, soon};
 
@@ -98,8 +98,15 @@ fn all(by: By) -> Outcome {
     end(number::event_wait, Events::new()?.into_handle(), wait, by)
 }
 
-fn kicked(_: &World) -> Outcome {
-    all(By::Kick)
+fn kicked(world: &World) -> Outcome {
+    all(By::Kick)?;
+    let read: Call = |handle| {
+        let console = Console::from_owned(Owned::new(handle));
+        let result = console.read(&mut [0], soon()).map(drop);
+        let _stays = console.into_handle();
+        result
+    };
+    end(number::console_read, world.console.derive(Rights::READ)?.into_handle(), read, By::Kick)
 }
 
 fn closed(_: &World) -> Outcome {

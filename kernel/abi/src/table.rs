@@ -205,7 +205,7 @@ macro_rules! system_calls {
              fit stays queued. PeerClosed only when the queue is empty.";
         67 chan_call "4.1"
             (channel: (handle Channel, SEND), send: (in MsgIo), receive: (inout MsgIo), deadline: (deadline))
-            -> (number "bytes of the reply") errors [BadHandle, Access, Revoked, NotPermitted, TooDeep, WouldBlock, TimedOut, PeerClosed, MessageSize, NoSpace, NoHandles, Quota, NoMemory, Deadlock, Canceled, Interrupted] "O(len + caps)"
+            -> (number "bytes of the reply") errors [BadHandle, Access, Revoked, NotPermitted, TooDeep, WouldBlock, TimedOut, PeerClosed, MessageSize, NoSpace, Quota, NoMemory, Deadlock, Canceled, Interrupted] "O(len + caps)"
             "Sends a message and waits for its reply. From the send on the receiver inherits the caller's priority, along \
              chains of calls; the receiver's time counts as the caller's. PeerClosed when the receiver is gone without a reply.";
         68 chan_reply "4.1"
@@ -249,7 +249,7 @@ macro_rules! system_calls {
             "Tells limits, fill and figures of a channel.";
         77 chan_call_cap "15.1"
             (short: (short SEND), transfer: (number), word0: (number), word1: (number), word2: (number), word3: (number))
-            -> (short) errors [NotPermitted, TooDeep, WouldBlock, PeerClosed, MessageSize, NoSpace, NoHandles, Quota, NoMemory, Deadlock, Canceled, Interrupted] "O(1)"
+            -> (short) errors [NotPermitted, TooDeep, WouldBlock, PeerClosed, MessageSize, NoSpace, NoMemory, Deadlock, Canceled, Interrupted] "O(1)"
             "chan_call_short with one capability and without a deadline. `transfer` holds the capability's handle in bits 0 to \
              31, the rights it arrives with in 32 to 55, the TransferMode in 56 to 63.";
 
@@ -295,7 +295,7 @@ macro_rules! system_calls {
 
         112 sched_set_unit_params "6"
             (unit: (self_or Unit, ADMIN), params: (in SchedParams))
-            -> (none) errors [NotPermitted, Busy] "O(threads), restarts every 64"
+            -> (none) errors [NotPermitted] "O(threads), restarts every 64"
             "Sets class and priority that new threads of a unit get, and with APPLY_TO_THREADS those it has. NotPermitted \
              above the unit's ceiling. RT_EDF is given to threads, not units: Invalid.";
         113 sched_set_thread_params "6"
@@ -309,7 +309,7 @@ macro_rules! system_calls {
 
         128 restricted_bind "DESIGN 8"
             (space: (handle Space, MAP), state: (handle Region, MAP, READ, WRITE), offset: (number))
-            -> (none) errors [NotPermitted, BadState, Quota, NoMemory] ""
+            -> (none) errors [NotPermitted, Quota, NoMemory] ""
             "Binds the calling thread to a guest space and to the page of its state. From now on the thread's lower half \
              shows the guest space. Binding again replaces; NotPermitted when the caller maps something in its own lower half. \
              The caller's other system calls know its own half only: addresses of the guest answer Fault.";
@@ -393,7 +393,7 @@ macro_rules! system_calls {
             "Writes to the console.";
         165 console_read "7.1"
             (console: (handle Console, READ), to: (bytes_out), deadline: (deadline))
-            -> (number "bytes read") errors [TimedOut, Canceled, Interrupted] "O(len)"
+            -> (number "bytes read") errors [TimedOut, Interrupted] "O(len)"
             "Reads what was typed; waits for the first byte until the deadline.";
     } };
 }

@@ -53,7 +53,8 @@ const STAGES: [Stage; 10] = [
     Stage {
         name: "kernel",
         run: |_| {
-            let Outcome { passed, failed } = kernel::test(&[Part::Lints, Part::Boots, Part::Programs, Part::TwoCpus])?;
+            let Outcome { passed, failed } =
+                kernel::test(&[Part::Lints, Part::Boots, Part::Programs, Part::TwoCpus, Part::Hardened])?;
             Ok(Count { passed, failed })
         },
     },

@@ -2,6 +2,10 @@
 
 mod calls;
 mod history;
+mod interleave;
 pub(crate) mod ipc;
 pub(crate) mod memory;
+mod random;
+mod stage;
+mod tree;
 pub(crate) mod world;

@@ -23,7 +23,7 @@ const FIRST_PROGRAM: &str = "holm-init";
 
 /// Which checks and hardening are compiled into the kernel (the profiles of the seed, 17.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Profile {
+pub enum Profile {
     /// Every check, debug assertions, overflow checks
     Dev,
     /// What runs in production
@@ -33,7 +33,8 @@ pub(crate) enum Profile {
 }
 
 impl Profile {
-    const fn name(self) -> &'static str {
+    /// Its name.
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Dev => "dev",
             Self::Standard => "standard",
@@ -62,6 +63,8 @@ pub(crate) enum Measure {
 /// What was built.
 #[derive(Debug, Clone)]
 pub(crate) struct Built {
+    /// With what.
+    pub(crate) profile: Profile,
     /// The kernel, without symbols.
     pub(crate) kernel: PathBuf,
     /// The boot archive: init offers a shell.
@@ -182,6 +185,7 @@ pub(crate) fn all(profile: Profile, measure: Measure, tests: &Tests) -> Result<B
         Ok(file)
     };
     Ok(Built {
+        profile,
         kernel,
         archive: archive("boot.cpio", SHELL)?,
         tests: archive(

@@ -18,6 +18,7 @@ const LAST_LINE: &str = "tests done";
 /// # Errors
 /// When QEMU cannot be started.
 pub(super) fn run(built: &Built, cpus: u32, outcome: &mut Outcome) -> Result<()> {
+    let place = format!("({cpus} cpu, {})", built.profile.name());
     let machine = Machine { cpus, memory_mib: 256, archive: Some(built.tests.clone()), ..Machine::of(built) };
     let ended = machine.run(None, LIMIT)?;
     for line in ended.console.lines() {
@@ -26,14 +27,14 @@ pub(super) fn run(built: &Built, cpus: u32, outcome: &mut Outcome) -> Result<()>
         }
         if let Some((name, why)) = parse(line) {
             let result = if why.is_empty() { Ok(()) } else { Err(anyhow!("{why}")) };
-            outcome.note(&format!("{name} ({cpus} cpu)"), result);
+            outcome.note(&format!("{name} {place}"), result);
         }
     }
     let whole = ended.console.lines().any(|line| line == LAST_LINE) && ended.status == Some(ENDED_WELL);
     let last: Vec<&str> = ended.console.lines().rev().take(20).collect();
     let last: Vec<&str> = last.into_iter().rev().collect();
     outcome.note(
-        &format!("all tests on the kernel ran ({cpus} cpu)"),
+        &format!("all tests on the kernel ran {place}"),
         if whole {
             Ok(())
         } else {

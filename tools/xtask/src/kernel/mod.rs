@@ -32,6 +32,9 @@ use qemu::Machine;
 /// Random calls of the fuzzer unless another number is asked for.
 pub(crate) const FUZZ_CALLS: u64 = 1_000_000;
 
+/// The tests of which one more boot, of a HARDENED kernel, is worth its time in every run.
+const HARDENED_BATCH: &str = "unit_ cap_ event_ refused_ guards_ system_ fuzz_";
+
 /// What can be done with the kernel.
 #[derive(Debug, Subcommand)]
 pub enum Task {
@@ -58,6 +61,9 @@ pub enum Task {
         /// Of the programs' tests only those whose names contain one of these words
         #[arg(long, value_name = "WORD")]
         only: Vec<String>,
+        /// Which checks and hardening are compiled in, but for the part `hardened`
+        #[arg(long, value_enum, default_value_t = Profile::Dev)]
+        profile: Profile,
     },
 }
 
@@ -74,6 +80,13 @@ pub enum Part {
     Programs,
     /// The same on two processors
     TwoCpus,
+    /// Some of the same on two processors and a HARDENED kernel, whose guards watch meanwhile, with fewer random calls; all of
+    /// it is `programs two-cpus --profile hardened`
+    Hardened,
+}
+
+impl Part {
+    const ALL: [Self; 6] = [Self::Lints, Self::Host, Self::Boots, Self::Programs, Self::TwoCpus, Self::Hardened];
 }
 
 /// How the kernel is built.
@@ -123,10 +136,9 @@ pub fn run(task: &Task) -> Result<ExitCode> {
             println!("{steps} steps from seed {seed} follow the model");
             Ok(ExitCode::SUCCESS)
         }
-        Task::Test { parts, fuzz_calls, only } => {
-            let all = [Part::Lints, Part::Host, Part::Boots, Part::Programs, Part::TwoCpus];
+        Task::Test { parts, fuzz_calls, only, profile } => {
             let tests = Tests { fuzz_calls: *fuzz_calls, only: only.join(" ") };
-            let outcome = test_with(if parts.is_empty() { &all } else { parts }, &tests)?;
+            let outcome = test_with(if parts.is_empty() { &Part::ALL } else { parts }, *profile, &tests)?;
             println!("{} passed, {} failed", outcome.passed, outcome.failed);
             Ok(if outcome.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
@@ -138,11 +150,11 @@ pub fn run(task: &Task) -> Result<ExitCode> {
 /// # Errors
 /// When something does not build or QEMU cannot be started.
 pub(crate) fn test(parts: &[Part]) -> Result<Outcome> {
-    test_with(parts, &Tests::default())
+    test_with(parts, Profile::Dev, &Tests::default())
 }
 
 /// As [`test`], with other settings.
-fn test_with(parts: &[Part], tests: &Tests) -> Result<Outcome> {
+fn test_with(parts: &[Part], profile: Profile, tests: &Tests) -> Result<Outcome> {
     let mut outcome = Outcome::default();
     if parts.contains(&Part::Lints) {
         outcome.note("kernel lints", build::lints());
@@ -151,7 +163,7 @@ fn test_with(parts: &[Part], tests: &Tests) -> Result<Outcome> {
         outcome.note("host tests of the core", build::host_tests());
     }
     if [Part::Boots, Part::Programs, Part::TwoCpus].iter().any(|part| parts.contains(part)) {
-        let built = build::all(Profile::Dev, build::Measure::Yes, tests)?;
+        let built = build::all(profile, build::Measure::Yes, tests)?;
         if parts.contains(&Part::Boots) {
             boots::check(&built, &mut outcome)?;
             outcome.note("the shell lists, traces, runs, measures and switches off", shell::check(&built));
@@ -161,6 +173,12 @@ fn test_with(parts: &[Part], tests: &Tests) -> Result<Outcome> {
                 guest_tests::run(&built, cpus, &mut outcome)?;
             }
         }
+    }
+    if parts.contains(&Part::Hardened) {
+        let only = if tests.only.is_empty() { HARDENED_BATCH.to_owned() } else { tests.only.clone() };
+        let tests = Tests { fuzz_calls: tests.fuzz_calls / 50, only };
+        let built = build::all(Profile::Hardened, build::Measure::No, &tests)?;
+        guest_tests::run(&built, 2, &mut outcome)?;
     }
     Ok(outcome)
 }
