@@ -197,7 +197,7 @@ async fn a_server_that_goes_in_the_middle_of_a_backup_leaves_the_ones_before_and
 
     let _server = server.again().unwrap();
     let listed: Vec<BackupId> = before.list(None).await.unwrap().into_iter().map(|listed| listed.id).collect();
-    assert_eq!(listed, [first.id.clone()], "{cut} is not whole");
+    assert_eq!(listed, std::slice::from_ref(&first.id), "{cut} is not whole");
     site.must_restore(&before, &first.id, &was).await;
     let is = std::fs::read(site.disk()).unwrap();
     let second = site.make(&before).await.unwrap();
