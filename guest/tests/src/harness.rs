@@ -171,6 +171,7 @@ pub(crate) fn run(words: &[&str]) -> usize {
         crate::starved::TESTS,
         crate::waits::TESTS,
         crate::pieces::TESTS,
+        crate::large::TESTS,
         crate::errors::TESTS,
         crate::fuzz::TESTS,
     ];

@@ -16,6 +16,7 @@ mod events;
 mod fuzz;
 mod guards;
 mod harness;
+mod large;
 mod memory;
 mod pieces;
 mod restricted;

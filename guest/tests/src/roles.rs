@@ -26,6 +26,8 @@ pub(crate) fn begin() -> i32 {
         ["hog"] => hog(),
         ["worker"] => worker(),
         ["laden"] => crate::pieces::laden(),
+        ["large", words @ ..] => crate::large::arrived(words),
+        ["sender"] => crate::large::send_for_ever(),
         ["starved", what] => crate::starved::child(what),
         ["guest", what] => crate::restricted::hostile::child(what),
         ["fuzz", seed, count] => crate::fuzz::child(seed.parse().unwrap_or(1), count.parse().unwrap_or(0)),

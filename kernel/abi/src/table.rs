@@ -47,8 +47,8 @@ macro_rules! system_calls {
             (parent: (self_or Unit, CREATE), spec: (in UnitSpec))
             -> (handle Unit) errors [BadHandle, WrongType, Access, Revoked, Fault, BadImage, NotPermitted, TooBig, NoMemory, Quota] ""
             "Makes a unit in state CREATED as a child of `parent`: address space, image, arguments, initial capabilities, \
-             quotas, first thread. Capabilities moved to it leave the caller only when everything else succeeded. The \
-             handle has all rights of a unit.";
+             quotas, first thread. In steps, with interrupts between them. Capabilities moved to it leave the caller only \
+             when everything else succeeded. The handle has all rights of a unit.";
         2 unit_start "14.1"
             (unit: (handle Unit, CONTROL))
             -> (none) errors [BadState] "O(1)"
@@ -196,7 +196,8 @@ macro_rules! system_calls {
         65 chan_send "14.4"
             (channel: (handle Channel, SEND), message: (in MsgIo), deadline: (deadline))
             -> (none) errors [BadHandle, Access, Revoked, NotPermitted, TooDeep, WouldBlock, TimedOut, PeerClosed, MessageSize, NoSpace, Quota, NoMemory, Canceled, Interrupted] "O(len + caps)"
-            "Sends a message with its capabilities; all of it or nothing. Waits for room until the deadline.";
+            "Sends a message with its capabilities; all of it or nothing. Waits for room until the deadline. A message above \
+             8 KiB, or 1 KiB with more than 2 capabilities, is copied in pieces, and queued when it is whole.";
         66 chan_recv "14.4"
             (channel: (handle Channel, RECEIVE), message: (inout MsgIo), deadline: (deadline))
             -> (number "bytes of the message") errors [WouldBlock, TimedOut, PeerClosed, MessageSize, NoHandles, Quota, NoMemory, Revoked, Canceled, Interrupted] "O(len + caps)"
@@ -373,7 +374,7 @@ macro_rules! system_calls {
         160 archive_list "7.1"
             (archive: (handle Archive, READ), first: (number), entries: (records_out ArchiveEntry))
             -> (number "records written") errors [] "O(records)"
-            "Lists the files of the boot archive from the given index on, in their order.";
+            "Lists some of the files of the boot archive from the given index on, in their order: none at the end.";
         161 archive_open "7.1"
             (archive: (handle Archive, READ), name: (bytes_in))
             -> (handle Image) errors [NotFound, TooBig] "O(files)"

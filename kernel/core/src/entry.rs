@@ -90,17 +90,24 @@ impl<M: Machine> Kernel<M> {
                 }
                 error.register()
             }
-            Ok(Outcome::Again) => {
-                if let Some(thread) = self.threads.get_mut(caller.thread) {
-                    thread.registers.rip = thread.registers.rip.wrapping_sub(SYSCALL_BYTES);
-                    thread.registers.rax = number;
-                }
-                return;
-            }
+            Ok(Outcome::Again) => return self.call_again(caller.thread, number),
             Ok(Outcome::Blocked | Outcome::Registers | Outcome::Ended) => return,
         };
         if let Some(thread) = self.threads.get_mut(caller.thread) {
             thread.registers.rax = result;
+            if thread.calls.copies() {
+                self.pieces_over(caller.thread);
+            } else if thread.making.is_some() {
+                self.making_over(caller.thread);
+            }
+        }
+    }
+
+    /// A thread makes its system call again when it goes on.
+    pub(crate) fn call_again(&mut self, thread: ThreadId, number: u64) {
+        if let Some(thread) = self.threads.get_mut(thread) {
+            thread.registers.rip = thread.registers.rip.wrapping_sub(SYSCALL_BYTES);
+            thread.registers.rax = number;
         }
     }
 
@@ -184,13 +191,17 @@ impl<M: Machine> Kernel<M> {
         }
     }
 
-    /// A step of the work that waits. When there is more the timer brings `cpu` back for it, whatever runs meanwhile.
+    /// A step of the work that waits, unless this entry did enough already. When there is more the timer brings `cpu` back for
+    /// it, whatever runs meanwhile.
     #[inline(always)]
     fn background(&mut self, cpu: CpuId) {
-        if self.work_waits()
-            && self.work_step()
-            && let Some(entry) = self.sched.cpu_mut(cpu)
-        {
+        let spent = core::mem::take(&mut self.spent);
+        if !self.work_waits() {
+            return;
+        }
+        let more = spent || self.work_step();
+        self.spent = false;
+        if more && let Some(entry) = self.sched.cpu_mut(cpu) {
             entry.attention |= attention::TIMER;
         }
     }

@@ -103,6 +103,8 @@ pub struct Kernel<M> {
     pub(crate) dying_units: DyingUnits,
     /// Which kind of work that waits has its turn.
     pub(crate) work_turn: u8,
+    /// This entry did so much that what waits is for the next ones.
+    pub(crate) spent: bool,
     /// Random bits of this boot: the node's identity.
     pub(crate) node: [u8; 16],
     pub(crate) caps: Capabilities,
@@ -138,6 +140,7 @@ impl<M: Machine> Kernel<M> {
             dying_spaces: DyingSpaces::default(),
             dying_units: DyingUnits::default(),
             work_turn: 0,
+            spent: false,
             node: [0; 16],
             caps: Capabilities::default(),
             events: Events::default(),

@@ -11,6 +11,7 @@ use crate::queue::Link;
 use crate::restricted::ThreadRestricted;
 use crate::sched::ThreadSched;
 use crate::unit::UnitId;
+use crate::unit::making::Making;
 use crate::wait::Wait;
 
 /// Names a thread.
@@ -152,6 +153,8 @@ pub struct Thread {
     pub calls: ThreadCalls,
     /// A call on memory that goes on in steps.
     pub memory: ThreadMemory,
+    /// A unit that it makes, in steps.
+    pub making: Option<Making>,
     /// Restricted mode, where it is bound to a state page.
     pub restricted: ThreadRestricted,
     /// Handles and kernel structures that name it.

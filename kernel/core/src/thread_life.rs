@@ -151,6 +151,7 @@ impl<M: Machine> Kernel<M> {
             sched,
             calls: ThreadCalls::default(),
             memory: ThreadMemory::default(),
+            making: None,
             restricted: ThreadRestricted::default(),
             watchers: Watchers::default(),
             references: 1,
@@ -216,6 +217,8 @@ impl<M: Machine> Kernel<M> {
         self.sched_remove(thread);
         self.calls_thread_ended(thread);
         self.memory_abandon(thread);
+        self.pieces_over(thread);
+        self.making_over(thread);
         self.restricted_abandon(thread);
         let Some(entry) = self.threads.get_mut(thread) else { return };
         entry.state = ThreadState::Ended;

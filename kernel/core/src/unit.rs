@@ -7,6 +7,7 @@ pub mod boot;
 pub mod calls;
 pub mod create;
 pub mod end;
+pub mod making;
 #[cfg(test)]
 mod tests;
 

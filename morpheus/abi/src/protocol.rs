@@ -23,7 +23,7 @@ pub const SOCKET_VARIABLE: &str = "MORPHEUS_SOCKET";
 /// First four bytes of each message: `MRPH`.
 pub const PROTOCOL_MAGIC: u32 = u32::from_le_bytes(*b"MRPH");
 /// Version of these messages.
-pub const PROTOCOL_VERSION: u16 = 1;
+pub const PROTOCOL_VERSION: u16 = 2;
 /// Bytes before the body.
 pub const HEAD_SIZE: usize = 12;
 /// Longest message of a client or to one. A receiver's buffer should be one byte longer, to see what is too long.
@@ -169,6 +169,9 @@ pub struct Registration {
     pub policy: EscalationPolicy,
     /// ns between an unanswered hint and the earliest escalation.
     pub grace_ns: u32,
+    /// ns of its own CPU time without a hint after which the worker wants LOCAL, whether or not anybody waits for the CPU:
+    /// what waits for this thread alone no kernel sees. 0: it has no tasks of its own, and gets no LOCAL at all.
+    pub rotation_ns: u32,
     /// For people.
     pub name: WorkerName,
 }
@@ -369,6 +372,7 @@ impl Message {
                 packet.put(&u32::from(registration.escapable).to_le_bytes());
                 packet.put(&registration.policy.number().to_le_bytes());
                 packet.put(&registration.grace_ns.to_le_bytes());
+                packet.put(&registration.rotation_ns.to_le_bytes());
                 packet.put(&registration.name.bytes);
             }
             Self::Registered { slot, slot_generation } | Self::Unregister { slot, slot_generation } => {
@@ -421,6 +425,7 @@ impl Message {
                 },
                 policy: EscalationPolicy::from_number(body.u32().ok_or(length)?).ok_or(field)?,
                 grace_ns: body.u32().ok_or(length)?,
+                rotation_ns: body.u32().ok_or(length)?,
                 name: WorkerName::from_wire(body.bytes().ok_or(length)?).ok_or(field)?,
             }),
             kind::REGISTERED => {

@@ -23,9 +23,9 @@ fn message() -> impl Strategy<Value = Message> {
         }),
         (prop::sample::select(&Refusal::ALL[..]), any::<u32>())
             .prop_map(|(refusal, abi_version)| Message::Refused { refusal, abi_version }),
-        (any::<u32>(), any::<bool>(), prop::sample::select(EscalationPolicy::ALL), any::<u32>(), name()).prop_map(
-            |(tid, escapable, policy, grace_ns, name)| {
-                Message::Register(Registration { tid, escapable, policy, grace_ns, name })
+        (any::<u32>(), any::<bool>(), prop::sample::select(EscalationPolicy::ALL), any::<[u32; 2]>(), name()).prop_map(
+            |(tid, escapable, policy, [grace_ns, rotation_ns], name)| {
+                Message::Register(Registration { tid, escapable, policy, grace_ns, rotation_ns, name })
             }
         ),
         slot().prop_map(|(slot, slot_generation)| Message::Registered { slot, slot_generation }),
@@ -100,6 +100,7 @@ fn each_defect_has_its_error() {
         escapable: false,
         policy: EscalationPolicy::None,
         grace_ns: 1,
+        rotation_ns: 2,
         name: WorkerName::new("worker"),
     })
     .encode();
@@ -112,7 +113,7 @@ fn each_defect_has_its_error() {
     };
     assert_eq!(Message::decode(&hello[..11]), Err(DecodeError::Short(11)));
     assert!(matches!(with(&hello, 0, b'X'), Err(DecodeError::Magic(_))));
-    assert_eq!(with(&hello, 4, 2), Err(DecodeError::Version(2)));
+    assert_eq!(with(&hello, 4, 1), Err(DecodeError::Version(1)));
     assert_eq!(with(&hello, 8, 15), Err(DecodeError::Length(15)));
     assert_eq!(with(&hello, 7, 1), Err(DecodeError::Kind(OPERATOR_KINDS | kind::HELLO)));
     // Consent is yes or no, never "some other number".
@@ -120,7 +121,7 @@ fn each_defect_has_its_error() {
     assert_eq!(with(&register, HEAD_SIZE + 8, 9), Err(DecodeError::Field(kind::REGISTER)));
     // An escape sequence in a name, a byte that is no UTF-8, and text after the end.
     for (at, byte) in [(0, 0x1b), (0, 0xff), (31, b'x')] {
-        assert_eq!(with(&register, HEAD_SIZE + 16 + at, byte), Err(DecodeError::Field(kind::REGISTER)));
+        assert_eq!(with(&register, HEAD_SIZE + 20 + at, byte), Err(DecodeError::Field(kind::REGISTER)));
     }
     assert_eq!(with(&registered, HEAD_SIZE, 63), Err(DecodeError::Field(kind::REGISTERED)));
     assert_eq!(with(&refused, HEAD_SIZE, 0), Err(DecodeError::Field(kind::REFUSED)));

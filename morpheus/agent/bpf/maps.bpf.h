@@ -71,10 +71,16 @@ struct morpheus_ledger {
 	__u64 pressure_ns;
 	/* Observe mode: how long it had waited for a CPU by the latest tick, since the thread began. */
 	__u64 tick_delay_ns;
+	/* Observe mode: its CPU time by its clock when its tasks last had a reason to change places: a hint, or its sleep. */
+	__u64 rotated_count_ns;
+	/* The CPU time after which it wants LOCAL, 0 for one without tasks of its own; the agent writes it. */
+	__u32 rotation_ns;
+	/* The hint and the sleeps up to which rotated_count_ns counts: their numbers added. */
+	__u32 rotated_seq;
 };
 
 _Static_assert(sizeof(struct morpheus_worker) == 16, "src/bpf/layout.rs: WorkerKey");
-_Static_assert(sizeof(struct morpheus_ledger) == 272, "src/bpf/layout.rs: Ledger");
+_Static_assert(sizeof(struct morpheus_ledger) == 288, "src/bpf/layout.rs: Ledger");
 
 /* Sizes, not types: clang gives only forward declarations of types that nothing but an inner map names.
  * An element of page 0, of page 1: the header is element 0, a worker's line element slot + 1. */

@@ -18,10 +18,15 @@ char LICENSE[] SEC("license") = "Dual BSD/GPL";
 const volatile __u64 quota_low_ns = 10000000;
 
 /*
- * LOCAL is given to a worker that waited for its CPU for as long as this between two ticks: what is in its own queue
- * waited with it, and its tasks shall change places before the one that has the thread goes on. In ns.
+ * LOCAL is for workers with tasks of their own, which said at their registration how long one of these may go on: the tasks
+ * shall change places after as much of the worker's own CPU time without a hint or a sleep. A connection with data waits
+ * for a thread of the runtime to look, and for no CPU; nobody sees it from here. It comes earlier to a worker that waited
+ * for its CPU for as long as this between two ticks: what is in its own queue waited with it. In ns.
  */
 const volatile __u64 local_wait_ns = 500000;
+
+/* A worker's ticks: so many ns of its own CPU time. src/observe.rs: TICK_NS. */
+#define MORPHEUS_TICK_NS 1000000
 
 extern struct task_struct *bpf_task_from_pid(s32 pid) __ksym;
 extern void bpf_task_release(struct task_struct *task) __ksym;
@@ -282,6 +287,18 @@ static __always_inline bool quota_of(struct task_struct *task, struct quota *quo
 	return found;
 }
 
+/* Begins to count anew the worker's own time without a hint or a sleep, when there was one. `count`: its CPU time in ns. */
+static __always_inline void count_rotation(struct morpheus_view *view, struct task_struct *task, __u64 count)
+{
+	struct morpheus_ledger *ledger = view->ledger;
+	__u32 seq = view->kernel->hint_seq + (__u32)task->nvcsw;
+
+	if (seq != ledger->rotated_seq || !ledger->rotated_count_ns) {
+		ledger->rotated_seq = seq;
+		ledger->rotated_count_ns = count;
+	}
+}
+
 /* After each millisecond of a worker's own CPU time: a clock event of that thread, so that no other thread pays for it. */
 SEC("perf_event")
 int observe_tick(struct bpf_perf_event_data *context)
@@ -292,7 +309,7 @@ int observe_tick(struct bpf_perf_event_data *context)
 	struct morpheus_ledger *ledger;
 	struct quota quota = {};
 	struct morpheus_view view;
-	bool limited, whole_tick, waited, waits;
+	bool limited, whole_tick, waited, waits, rotates;
 	__u32 switches;
 
 	if (!place || !view_of(place, &view))
@@ -334,6 +351,11 @@ int observe_tick(struct bpf_perf_event_data *context)
 	delay = run_delay(task);
 	waited_ns = ledger->tick_delay_ns ? delay - ledger->tick_delay_ns : 0;
 	ledger->tick_delay_ns = delay;
+	count_rotation(&view, task, clock.counter);
+	/* To the nearest tick. */
+	rotates = ledger->rotation_ns &&
+		  (waited_ns >= local_wait_ns ||
+		   clock.counter - ledger->rotated_count_ns + MORPHEUS_TICK_NS / 2 >= ledger->rotation_ns);
 	if (morpheus_pressure_is_due(ledger, now)) {
 		/* Whoever waits is asked for again at the next tick. */
 		if (hint(&view, task, MORPHEUS_REASON_PRESSURE, now, MORPHEUS_NO_DEADLINE))
@@ -342,8 +364,9 @@ int observe_tick(struct bpf_perf_event_data *context)
 		hint(&view, task, MORPHEUS_REASON_WAITER, now, MORPHEUS_NO_DEADLINE);
 	else if (limited && quota.left_ns < quota_low_ns)
 		hint(&view, task, MORPHEUS_REASON_QUOTA, now, quota.refill_ns);
-	else if (waited_ns >= local_wait_ns)
+	else if (rotates)
 		hint(&view, task, MORPHEUS_REASON_LOCAL, now, MORPHEUS_NO_DEADLINE);
+	count_rotation(&view, task, clock.counter);
 	return 0;
 }
 

@@ -161,6 +161,7 @@ fn main() -> anyhow::Result<()> {
         escapable: false,
         policy: EscalationPolicy::None,
         grace_ns: 0,
+        rotation_ns: 0,
         name: WorkerName::new("asleep"),
     };
     let mut go: Box<dyn FnMut() -> anyhow::Result<Cost>> = match &*workload {

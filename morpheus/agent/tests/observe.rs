@@ -30,14 +30,16 @@ fn a_worker_that_others_wait_for_is_hinted_and_its_answer_is_counted() {
     let worker = agent.wait_for("taken hints", |report| {
         let worker = report.processes.first()?.workers.first()?.clone();
         let totals = &worker.totals;
-        (totals.taken >= 3 && totals.off_cpu_ns > 0 && totals.runqueue_wait_ns > 0).then_some(worker)
+        let for_others = totals.hints.get("waiter").copied().unwrap_or(0);
+        (for_others > 0 && totals.taken >= 3 && totals.off_cpu_ns > 0 && totals.runqueue_wait_ns > 0).then_some(worker)
     });
     assert_eq!(worker.name, "spinner");
     assert_eq!(worker.state, "running");
-    assert!(worker.totals.hints["waiter"] > 0 && worker.totals.hints() >= worker.totals.taken);
+    assert!(worker.totals.hints() >= worker.totals.taken);
     assert_eq!(worker.totals.histogram().count(), worker.totals.taken);
     let line = spinner.lines.kernel.snapshot();
-    assert!(matches!(Reason::from_number(line.reason), Some(Reason::Waiter | Reason::Local)), "{}", line.reason);
+    // PRESSURE on a machine that is short of CPU.
+    assert!(matches!(Reason::from_number(line.reason), Some(Reason::Waiter | Reason::Pressure)), "{}", line.reason);
     assert!(line.hint_time_ns > 0 && line.hint_time_ns <= now_ns());
     let table =
         Command::new(env!("CARGO_BIN_EXE_morpheusd")).args(["top", "--once", "--socket"]).arg(agent.socket()).output();
@@ -60,9 +62,8 @@ fn a_worker_that_takes_no_hint_has_one_pending_and_it_counts_as_ignored() {
         (totals.ignored > 0).then(|| totals.clone())
     });
     assert_eq!(totals.taken, 0);
-    // Nobody is hinted again before the hint is taken; only WAITER may come after LOCAL.
-    let of = |reason| totals.hints.get(reason).copied().unwrap_or(0);
-    assert!(totals.hints() == 1 || (of("local"), of("waiter"), totals.hints()) == (1, 1, 2), "{:?}", totals.hints);
+    // Nobody is hinted again before the hint is taken; WAITER after LOCAL is not for a worker without tasks.
+    assert_eq!(totals.hints(), 1, "{:?}", totals.hints);
     assert!(u64::from(spinner.lines.hints()) >= totals.hints());
 }
 
@@ -76,11 +77,30 @@ fn a_worker_that_waited_for_the_cpu_is_told_that_its_own_tasks_did() {
     let client = agent.connect().hello();
     let cpu = first_cpu();
     let _competitor = Repeating::competitor(cpu);
-    let _spinner = Spinner::on(cpu, &client, WorkerState::Running, true);
+    // Of its own time it wants to hear too seldom to make a difference.
+    let _spinner = Spinner::rotating(cpu, &client, u32::MAX);
     agent.wait_for("LOCAL hints that were taken", |report| {
         let totals = &report.processes.first()?.workers.first()?.totals;
         (totals.hints.get("local").is_some_and(|given| *given >= 3) && totals.taken >= 3).then_some(())
     });
+}
+
+/// Whether or not anybody waits: what waits for its runtime to look, nobody else sees.
+#[test]
+fn a_worker_that_asks_is_told_of_its_own_time() {
+    if !bpf_is_permitted() {
+        return;
+    }
+    let agent = Agent::start(&[]);
+    let client = agent.connect().hello();
+    let spinner = Spinner::rotating(first_cpu(), &client, 2_000_000);
+    agent.wait_for("a fifth of a second of the worker", |report| {
+        let worker = report.processes.first()?.workers.first()?;
+        let ran = std::fs::read_to_string(format!("/proc/self/task/{}/schedstat", worker.tid)).ok()?;
+        (ran.split(' ').next()?.parse::<u64>().ok()? >= 200_000_000).then_some(())
+    });
+    // Each hint begins the count anew, so there are as many in any case.
+    assert!(spinner.lines.hints() >= 50, "{} hints", spinner.lines.hints());
 }
 
 /// A thread of low weight waits nearly always, and is let in by no yield before the worker has had its own share.

@@ -27,13 +27,20 @@ pub struct WorkerConfig {
     name: WorkerName,
     escalate_after: Option<Duration>,
     polite: bool,
+    rotation: Duration,
     socket: Option<PathBuf>,
 }
 
 impl WorkerConfig {
     /// A worker of this name, cut to 32 bytes, that consents to no escalation.
     pub fn new(name: &str) -> Self {
-        Self { name: WorkerName::new(name), escalate_after: None, polite: false, socket: None }
+        Self {
+            name: WorkerName::new(name),
+            escalate_after: None,
+            polite: false,
+            rotation: Duration::ZERO,
+            socket: None,
+        }
     }
 
     /// The same for a worker of another name.
@@ -58,6 +65,14 @@ impl WorkerConfig {
         Self { polite: true, ..self }
     }
 
+    /// Has tasks of its own, which shall change places after so long of the worker's CPU time without a hint or a sleep (at
+    /// most 4.29 s, to the millisecond): it gets a [`Reason::Local`](crate::Reason::Local) hint then, whether or not anybody
+    /// waits for the CPU, and earlier when the worker itself had to wait. What is ready in a runtime, such as a connection
+    /// with data, waits for a worker to look, not for a CPU, and the kernel does not see it. Zero, the default: no such hint.
+    pub fn rotates_after(self, own_time: Duration) -> Self {
+        Self { rotation: own_time, ..self }
+    }
+
     /// The agent's socket, instead of `MORPHEUS_SOCKET` or `/run/morpheus/morpheus.sock`.
     pub fn socket(self, path: impl Into<PathBuf>) -> Self {
         Self { socket: Some(path.into()), ..self }
@@ -77,11 +92,13 @@ impl WorkerConfig {
             Some(grace) => (EscalationPolicy::SliceEnd, grace),
             None => (EscalationPolicy::None, Duration::ZERO),
         };
+        let ns = |time: Duration| u32::try_from(time.as_nanos()).unwrap_or(u32::MAX);
         Registration {
             tid: rustix::thread::gettid().as_raw_nonzero().get().cast_unsigned(),
             escapable: self.escalate_after.is_some(),
             policy,
-            grace_ns: u32::try_from(grace.as_nanos()).unwrap_or(u32::MAX),
+            grace_ns: ns(grace),
+            rotation_ns: ns(self.rotation),
             name: self.name,
         }
     }

@@ -68,13 +68,15 @@ fn a_reason_of_a_later_version_is_acknowledged_and_ignored() {
 }
 
 #[test]
-fn a_worker_consents_to_escalation_only_when_it_says_so() {
+fn a_worker_consents_to_escalation_and_rotates_only_when_it_says_so() {
     let agent = FakeAgent::start();
     let _default = Worker::register(config(&agent, "default"));
     let line = agent.runtime_line(&agent.running("default"));
     assert_eq!((line.escapable, line.escalation_policy), (0, EscalationPolicy::None.number()));
     assert!(!agent.running("default").registration.escapable);
-    let config = config(&agent, "escapable").escapable(Duration::from_millis(7));
+    assert_eq!(agent.running("default").registration.rotation_ns, 0);
+    let config =
+        config(&agent, "escapable").escapable(Duration::from_millis(7)).rotates_after(Duration::from_millis(2));
     thread::scope(|scope| {
         scope.spawn(|| {
             let _worker = Worker::register(config);
@@ -83,7 +85,7 @@ fn a_worker_consents_to_escalation_only_when_it_says_so() {
             assert_eq!((line.escapable, line.grace_ns), (1, 7_000_000));
             assert_eq!(line.escalation_policy, EscalationPolicy::SliceEnd.number());
             assert!(seat.registration.escapable);
-            assert_eq!(seat.registration.grace_ns, 7_000_000);
+            assert_eq!((seat.registration.grace_ns, seat.registration.rotation_ns), (7_000_000, 2_000_000));
         });
     });
 }

@@ -112,7 +112,7 @@ async def main() -> None:
     parser.add_argument("--chunk", type=int, default=200, help="iterations between two safe points")
     arguments = parser.parse_args()
     if arguments.yields == "morpheus":
-        morpheus.register("asyncio")
+        morpheus.register("asyncio", rotates_after=0.002)
     server = Server(arguments.yields, max(arguments.chunk, 1))
     watching = asyncio.create_task(server.watch())
     listener = await asyncio.start_server(server.serve, arguments.host, arguments.port)

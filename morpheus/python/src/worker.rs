@@ -4,10 +4,11 @@ use std::cell::RefCell;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, ThreadId};
+use std::time::Duration;
 
 use morpheus::WorkerConfig;
 use pyo3::create_exception;
-use pyo3::exceptions::PyRuntimeError;
+use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 
 create_exception!(morpheus, NotAvailable, PyRuntimeError, "No agent serves this thread.");
@@ -116,18 +117,23 @@ fn let_go() {
 ///
 /// Without an agent it is a worker all the same, without hints, and attaches by itself when an agent comes (within about
 /// five seconds); with `required` NotAvailable is raised instead. `polite` is for work that may starve: it yields at every
-/// hint, while others keep to their fair share. `socket` is the agent's, instead of MORPHEUS_SOCKET or
+/// hint, while others keep to their fair share. A worker with `rotates_after` has tasks of its own,
+/// such as the thread of a loop: it gets a LOCAL hint after so many seconds of its CPU time (at most 4.29) even when nobody
+/// waits for the CPU, and earlier when it had to wait itself. `socket` is the agent's, instead of MORPHEUS_SOCKET or
 /// /run/morpheus/morpheus.sock.
 #[pyfunction]
-#[pyo3(signature = (name = "python", *, polite = false, socket = None, required = false))]
+#[pyo3(signature = (name = "python", *, polite = false, rotates_after = 0.0, socket = None, required = false))]
 pub(crate) fn register(
     py: Python<'_>,
     name: &str,
     polite: bool,
+    rotates_after: f64,
     socket: Option<PathBuf>,
     required: bool,
 ) -> PyResult<Worker> {
-    let mut config = WorkerConfig::new(name);
+    let rotation = Duration::try_from_secs_f64(rotates_after)
+        .map_err(|_| PyValueError::new_err(format!("rotates_after is {rotates_after}, which is no time in seconds")))?;
+    let mut config = WorkerConfig::new(name).rotates_after(rotation);
     if polite {
         config = config.polite();
     }

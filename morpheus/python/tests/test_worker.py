@@ -39,6 +39,12 @@ def test_a_thread_that_never_registered_has_no_hints() -> None:
     assert morpheus.checkpoint() is None
 
 
+@pytest.mark.parametrize("seconds", [-1.0, float("nan"), 1e300])
+def test_what_is_no_time_is_no_rotation(seconds: float) -> None:
+    with pytest.raises(ValueError, match="no time in seconds"):
+        morpheus.register("worker", rotates_after=seconds)
+
+
 @pytest.mark.parametrize("reason", REASONS)
 def test_a_checkpoint_answers_each_reason(agent: FakeAgent, reason: str) -> None:
     with morpheus.register("worker", required=True) as worker:

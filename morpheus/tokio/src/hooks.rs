@@ -8,9 +8,14 @@
 
 use std::cell::RefCell;
 use std::sync::Arc;
+use std::time::Duration;
 
 use morpheus::{Worker, WorkerConfig, at_first_checkpoint};
 use tokio::runtime::{Builder, worker_index};
+
+/// The worker's own CPU time after which its tasks change places even when nobody waits for the CPU. While one worker
+/// computes, the others may sleep where no connection wakes them: then nobody looks at connections before its task yields.
+pub const ROTATION: Duration = Duration::from_millis(1);
 
 thread_local! {
     static WORKER: RefCell<Option<Worker>> = const { RefCell::new(None) };
@@ -18,15 +23,17 @@ thread_local! {
     static CONFIG: RefCell<Option<Arc<WorkerConfig>>> = const { RefCell::new(None) };
 }
 
-/// Makes the runtime's threads workers of Morpheus, named `tokio` and their index.
+/// Makes the runtime's threads workers of Morpheus, named `tokio` and their index, whose tasks change places after
+/// [`ROTATION`] at the latest.
 ///
 /// Takes the builder's `on_thread_start`, `on_thread_stop`, `on_thread_park` and `on_thread_unpark`, of which it has one
 /// each: programs with hooks of their own call this module's from them instead.
 pub fn install(builder: &mut Builder) -> &mut Builder {
-    install_with(builder, WorkerConfig::new("tokio"))
+    install_with(builder, WorkerConfig::new("tokio").rotates_after(ROTATION))
 }
 
-/// Like [`install`], with what the workers shall register with; their index is added to the name.
+/// Like [`install`], with what the workers shall register with; their index is added to the name. [`ROTATION`] is a
+/// good [`WorkerConfig::rotates_after`].
 pub fn install_with(builder: &mut Builder, config: WorkerConfig) -> &mut Builder {
     let config = Arc::new(config);
     let (before_park, after_unpark) = (Arc::clone(&config), Arc::clone(&config));

@@ -205,8 +205,12 @@ impl<M: Machine> Kernel<M> {
             // It was found alive when the parcel was decided, in this entry.
             last = self.cap_arrive(to, item.grant, self.caps.grants.epoch);
             self.trace_grant(item.grant, from.number(), to);
-            // The old slot is freed last: the receiver was told which slots it gets, and may be the sender.
-            if moved && let Some(unit) = self.units.get_mut(from) {
+        }
+        // The old slots are freed last: the receiver was told which slots it gets, and may be the sender.
+        for item in parcel.items() {
+            if item.mode == TransferMode::Move
+                && let Some(unit) = self.units.get_mut(from)
+            {
                 let freed = unit.caps.free(item.handle);
                 debug_assert!(freed.is_some(), "the parcel was decided in this entry");
             }

@@ -5,6 +5,7 @@ use holm_abi::{ChanFlags, DropPolicy, Error, MsgFlags, MsgIo, TraceKind};
 use super::check::Header;
 use super::deliver::{Facts, Undelivered};
 use super::inbox::Inbox;
+use super::pieces::{Mark, Progress, enough};
 use super::request::{Patience, ReceiveRequest, SendRequest};
 use super::send::Admission;
 use super::{ChannelId, ChannelWait, End, Stage, Waiting};
@@ -75,6 +76,7 @@ impl<M: Machine> Kernel<M> {
             }
             Admission::Drop | Admission::Refuse => return Err(Error::NoSpace),
         };
+        self.spent |= enough(0, send.cap_count);
         let thread = self.threads.get_mut(caller.thread).ok_or(Error::BadState)?;
         if send.cap_count > 0 {
             thread.calls.loans.try_reserve(MAX).map_err(|_| Error::NoMemory)?;
@@ -192,7 +194,7 @@ impl<M: Machine> Kernel<M> {
     /// Those of the table of calls.
     pub(crate) fn chan_reply(&mut self, caller: Caller, channel: Cap, token: u64, message: MsgIo) -> Answer {
         let request = SendRequest::of(&message, channel)?;
-        let replied = self.reply(caller, channel, token, request)?;
+        let Some(replied) = self.reply(caller, channel, token, request)? else { return Ok(Outcome::Again) };
         self.wake_with_registers(replied);
         Ok(Outcome::OK)
     }
@@ -213,7 +215,10 @@ impl<M: Machine> Kernel<M> {
         let mut replied = None;
         if token != 0 {
             let request = SendRequest::of(&reply, channel)?;
-            replied = Some(self.reply(caller, channel, token, request)?);
+            replied = self.reply(caller, channel, token, request)?;
+            if replied.is_none() {
+                return Ok(Outcome::Again);
+            }
         }
         let nonblock = receive.value.flags.contains(MsgFlags::NONBLOCK);
         let request = ReceiveRequest::of(&receive);
@@ -241,8 +246,15 @@ impl<M: Machine> Kernel<M> {
         Ok(target)
     }
 
-    /// Finishes the call that the token names: the caller's registers are written, it is to be woken.
-    pub(super) fn reply(&mut self, caller: Caller, cap: Cap, token: u64, send: SendRequest) -> Result<ThreadId, Error> {
+    /// Finishes the call that the token names: the caller's registers are written, it is to be woken. `None`: a piece of the
+    /// reply was copied, and more is to do.
+    pub(super) fn reply(
+        &mut self,
+        caller: Caller,
+        cap: Cap,
+        token: u64,
+        send: SendRequest,
+    ) -> Result<Option<ThreadId>, Error> {
         let Object::Channel(id, end) = cap.object else { return Err(Error::WrongType) };
         let target = self.call_of_token(caller.unit, id, end, token)?;
         let channel = self.channels.get(id).ok_or(Error::NotFound)?;
@@ -260,6 +272,20 @@ impl<M: Machine> Kernel<M> {
         {
             return Err(Error::MessageSize);
         }
+        if let Some(thread) = self.threads.get_mut(caller.thread) {
+            let other = thread.calls.copies() && thread.calls.send != send;
+            thread.calls.send = send;
+            if other {
+                self.progress_is(caller.thread, Progress::None);
+            }
+        }
+        let keeper = (caller.thread, Mark::Reply(token));
+        let length = send.length.min(request.room);
+        let words = match self.payload_across(caller.thread, target, length, send.cap_count, keeper) {
+            Ok(words) => words,
+            Err(Undelivered::More) => return Ok(None),
+            Err(why) => return Err(self.reply_undone(target, why)),
+        };
         let mut parcel = Parcel::new();
         if send.cap_count > 0 {
             self.records_in(caller.unit, id, &send, &mut parcel)?;
@@ -274,37 +300,35 @@ impl<M: Machine> Kernel<M> {
             badge: send.badge,
             sender: caller.unit.number(),
         };
-        if let Some(thread) = self.threads.get_mut(caller.thread) {
-            thread.calls.send = send;
+        let told =
+            self.records_out_parcel(unit, &request, &parcel).and_then(|()| self.facts_out(unit, &request, &facts));
+        if let Err(error) = told {
+            self.parcel_unmake(&parcel);
+            return Err(self.reply_undone(target, Undelivered::Receiver(error)));
         }
-        let copied = self.payload_across(caller.thread, target, send.length.min(request.room)).and_then(|words| {
-            self.records_out_parcel(unit, &request, &parcel).map_err(Undelivered::Receiver)?;
-            self.facts_out(unit, &request, &facts).map_err(Undelivered::Receiver)?;
-            Ok(words)
-        });
-        let words = match copied {
-            Ok(words) => words,
-            Err(why) => {
-                self.parcel_unmake(&parcel);
-                return Err(match why {
-                    Undelivered::Sender(error) => error,
-                    // The caller's room is not there: its call fails, and nobody waits for the reply any more.
-                    Undelivered::Receiver(error) => {
-                        self.give_up(target, error);
-                        Error::NotFound
-                    }
-                    Undelivered::Damaged => Error::NotFound,
-                });
-            }
-        };
         // Nothing fails from here on.
+        self.spent |= enough(length, send.cap_count);
         let cap_came = self.parcel_arrive(caller.unit, unit, &parcel);
         self.call_over(target, id, end);
         let value = self.arrived(target, &request, &facts, words, cap_came);
         if let Some(thread) = self.threads.get_mut(target) {
             thread.registers.rax = value;
         }
-        Ok(target)
+        Ok(Some(target))
+    }
+
+    /// What a reply fails with that did not come through.
+    #[cold]
+    fn reply_undone(&mut self, target: ThreadId, why: Undelivered) -> Error {
+        match why {
+            Undelivered::Sender(error) => error,
+            // The caller's room is not there: its call fails, and nobody waits for the reply any more.
+            Undelivered::Receiver(error) => {
+                self.give_up(target, error);
+                Error::NotFound
+            }
+            Undelivered::Damaged | Undelivered::More => Error::NotFound,
+        }
     }
 
     /// Whether a message of any allowed length can be sent from `end` without waiting.

@@ -3,8 +3,8 @@
 
 use holm_abi::{CapTransfer, Error, EventMask, Handle, MsgFlags, MsgIo, Short, ShortFlags, TraceKind, TransferMode};
 
-use super::check::{Crc, Header};
 use super::payload::{SHORT, put_words};
+use super::pieces::{Mark, Progress, enough};
 use super::request::{Into, Patience, ReceiveRequest};
 use super::{ChannelId, ChannelWait, End, Waiting};
 use crate::caller::{Answer, Caller, InOut, Outcome};
@@ -22,9 +22,6 @@ use crate::wait::Wait;
 /// interrupts in.
 const PASSED: u32 = 16;
 
-/// Bytes that go from memory to memory at once.
-const CHUNK: usize = 256;
-
 /// Why a message was not delivered, and what becomes of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Undelivered {
@@ -34,6 +31,8 @@ pub(super) enum Undelivered {
     Sender(Error),
     /// Header or payload were written over: the message is dropped.
     Damaged,
+    /// A piece was copied, more is to do: see [`super::pieces`].
+    More,
 }
 
 /// What a receiver is told besides payload and capabilities.
@@ -70,9 +69,17 @@ impl<M: Machine> Kernel<M> {
     ) -> Answer {
         let Object::Channel(id, end) = cap.object else { return Err(Error::WrongType) };
         if let Some(thread) = self.threads.get_mut(caller.thread) {
+            let before = (thread.calls.receive.into, thread.calls.receive.room);
             thread.calls.receive = request.through(cap, self.caps.grants.epoch);
+            if thread.calls.copies() && before != (request.into, request.room) {
+                self.progress_is(caller.thread, Progress::None);
+            }
         }
-        let answer = self.receive_or_wait(caller, id, end, patience);
+        let answer = match replied {
+            // What comes in now may be long, too.
+            Some(_) if self.spent => Ok(Outcome::Again),
+            _ => self.receive_or_wait(caller, id, end, patience),
+        };
         if let Some(replied) = replied {
             if answer == Ok(Outcome::Blocked) {
                 self.sched_handoff(caller.cpu, replied);
@@ -110,6 +117,7 @@ impl<M: Machine> Kernel<M> {
                     return Ok(Outcome::Done(value));
                 }
                 Err(Undelivered::Receiver(error)) => return Err(error),
+                Err(Undelivered::More) => return Ok(Outcome::Again),
                 Err(why) => self.undeliverable(id, end, slot, why),
             }
         }
@@ -121,7 +129,7 @@ impl<M: Machine> Kernel<M> {
         let header = self.inbox(id, end).and_then(|inbox| inbox.header(slot)).copied();
         let caller = header.and_then(|header| header.caller);
         match why {
-            Undelivered::Receiver(_) => {}
+            Undelivered::Receiver(_) | Undelivered::More => {}
             Undelivered::Sender(error) => {
                 if let Some(caller) = caller {
                     self.give_up(caller, error);
@@ -175,18 +183,19 @@ impl<M: Machine> Kernel<M> {
             return Err(Undelivered::Receiver(Error::MessageSize));
         }
         if let Some(caller) = header.caller {
-            return self.deliver_call(id, end, slot, caller, receiver, &mut facts);
+            return self.deliver_call(id, end, slot, (caller, header.sequence), receiver, &mut facts);
         }
         let moved = header.cap_count > 0 && !peek;
         if moved {
             self.cap_reserve(unit, header.cap_count).map_err(Undelivered::Receiver)?;
         }
-        let words = self.payload_out(id, end, slot, &header, unit, &request)?;
+        let words = self.payload_out(id, end, slot, &header, receiver, unit, &request)?;
         if moved {
             self.records_out_chain(unit, &request, header.caps).map_err(Undelivered::Receiver)?;
         }
         self.facts_out(unit, &request, &facts).map_err(Undelivered::Receiver)?;
         // Nothing fails from here on.
+        self.spent |= enough(header.length.min(request.room), header.cap_count);
         let mut cap = Handle::NONE;
         if moved {
             let mut next = header.caps;
@@ -212,7 +221,7 @@ impl<M: Machine> Kernel<M> {
         id: ChannelId,
         end: End,
         slot: u32,
-        caller: ThreadId,
+        (caller, sequence): (ThreadId, u64),
         receiver: ThreadId,
         facts: &mut Facts,
     ) -> Result<u64, Undelivered> {
@@ -228,6 +237,9 @@ impl<M: Machine> Kernel<M> {
             return Err(Undelivered::Sender(Error::Revoked));
         }
         let peek = request.flags.contains(MsgFlags::PEEK);
+        let length = send.length.min(request.room);
+        let mark = Mark::Call(sequence);
+        let words = self.payload_across(caller, receiver, length, send.cap_count, (receiver, mark))?;
         let mut parcel = Parcel::new();
         if send.cap_count > 0 && !peek {
             self.send_decide(sender, id, end.peer(), &send, &mut parcel).map_err(Undelivered::Sender)?;
@@ -237,19 +249,14 @@ impl<M: Machine> Kernel<M> {
         if !peek {
             facts.token = token;
         }
-        let copied = self.payload_across(caller, receiver, send.length.min(request.room)).and_then(|words| {
-            self.records_out_parcel(unit, &request, &parcel).map_err(Undelivered::Receiver)?;
-            self.facts_out(unit, &request, facts).map_err(Undelivered::Receiver)?;
-            Ok(words)
-        });
-        let words = match copied {
-            Ok(words) => words,
-            Err(why) => {
-                self.parcel_unmake(&parcel);
-                return Err(why);
-            }
-        };
+        let told =
+            self.records_out_parcel(unit, &request, &parcel).and_then(|()| self.facts_out(unit, &request, facts));
+        if let Err(error) = told {
+            self.parcel_unmake(&parcel);
+            return Err(Undelivered::Receiver(error));
+        }
         // Nothing fails from here on.
+        self.spent |= enough(length, send.cap_count);
         let cap = self.parcel_arrive(sender, unit, &parcel);
         if !peek {
             if parcel.len() > 0
@@ -275,6 +282,11 @@ impl<M: Machine> Kernel<M> {
             let data = [id.number(), u64::from(header.length), u64::from(header.cap_count), 0];
             self.trace_event(TraceKind::Receive, data);
         }
+        self.room_came(id, end, was_full);
+    }
+
+    /// Tells those who watch the other end that a message of any length can be sent again, when that was not so.
+    pub(super) fn room_came(&mut self, id: ChannelId, end: End, was_full: bool) {
         let Some(inbox) = self.inbox(id, end) else { return };
         if was_full && inbox.fits(inbox.made().message) {
             self.raise(Source::Channel(id, end.peer()), EventMask::WRITABLE, 0, 0);
@@ -300,90 +312,6 @@ impl<M: Machine> Kernel<M> {
             thread.registers.rsi = facts.badge;
         }
         short_result(facts.length as u8, facts.priority, facts.token, cap)
-    }
-
-    /// Copies the payload of a queued message out. Of a short receive it answers the bytes instead.
-    fn payload_out(
-        &mut self,
-        id: ChannelId,
-        end: End,
-        slot: u32,
-        header: &Header,
-        unit: UnitId,
-        request: &ReceiveRequest,
-    ) -> Result<[u8; SHORT], Undelivered> {
-        let mut words = [0; SHORT];
-        let Some(inbox) = self.inbox_mut(id, end) else { return Err(Undelivered::Damaged) };
-        let mut cursor = inbox.cursor(slot, request.room);
-        let blocks = inbox.lend();
-        let mut crc = Crc::new();
-        let (mut offset, mut result) = (0, Ok(()));
-        while let Some(piece) = self.inbox(id, end).and_then(|inbox| inbox.advance(&mut cursor)) {
-            let Some(bytes) = blocks.get(piece) else { break };
-            if header.crc.is_some() {
-                crc.add(bytes);
-            }
-            result = match request.into {
-                Into::Memory { buffer, .. } => match buffer.checked_add(offset as u64) {
-                    Some(address) => self.copy_out(unit, address, bytes),
-                    None => Err(Error::Fault),
-                },
-                Into::Registers => {
-                    if let Some(place) = words.get_mut(offset..offset + bytes.len()) {
-                        place.copy_from_slice(bytes);
-                    }
-                    Ok(())
-                }
-            };
-            if result.is_err() {
-                break;
-            }
-            offset += bytes.len();
-        }
-        if let Some(inbox) = self.inbox_mut(id, end) {
-            inbox.give_back(blocks);
-        }
-        result.map_err(Undelivered::Receiver)?;
-        // A payload that was cut cannot be checked.
-        if offset == header.length as usize && header.crc.is_some_and(|sent| sent != crc.value()) {
-            return Err(Undelivered::Damaged);
-        }
-        Ok(words)
-    }
-
-    /// Copies what `from` sends to where `to` receives, from thread to thread. Of a short receive it answers the bytes.
-    pub(super) fn payload_across(
-        &mut self,
-        from: ThreadId,
-        to: ThreadId,
-        length: u32,
-    ) -> Result<[u8; SHORT], Undelivered> {
-        let mut words = [0; SHORT];
-        let (Some(sender), Some(receiver)) = (self.threads.get(from), self.threads.get(to)) else {
-            return Err(Undelivered::Damaged);
-        };
-        let (source, sender_unit) = (sender.calls.send.from, sender.unit);
-        let (into, receiver_unit) = (receiver.calls.receive.into, receiver.unit);
-        let length = length as usize;
-        match into {
-            Into::Registers => {
-                let part = words.get_mut(..length).ok_or(Undelivered::Receiver(Error::MessageSize))?;
-                self.payload_in(from, sender_unit, source, 0, part).map_err(Undelivered::Sender)?;
-            }
-            Into::Memory { buffer, .. } => {
-                let mut chunk = [0; CHUNK];
-                let mut offset = 0;
-                while offset < length {
-                    let size = CHUNK.min(length - offset);
-                    let Some(part) = chunk.get_mut(..size) else { break };
-                    self.payload_in(from, sender_unit, source, offset, part).map_err(Undelivered::Sender)?;
-                    let address = buffer.checked_add(offset as u64).ok_or(Undelivered::Receiver(Error::Fault))?;
-                    self.copy_out(receiver_unit, address, part).map_err(Undelivered::Receiver)?;
-                    offset += size;
-                }
-            }
-        }
-        Ok(words)
     }
 
     /// Tells a receiver what it got, in the struct that it gave.
@@ -417,13 +345,14 @@ impl<M: Machine> Kernel<M> {
         let Into::Memory { caps, .. } = request.into else { return Ok(()) };
         let mut handles = [Handle::NONE; MAX];
         self.units.get(unit).ok_or(Error::BadState)?.caps.next_free(&mut handles);
-        for (at, cap) in handles.into_iter().enumerate() {
+        let mut records = Records::to(caps);
+        for cap in handles {
             let Some(node) = next.and_then(|grant| self.caps.grants.get(grant)) else { break };
             let record = CapTransfer { cap, rights: node.rights, mode: node.mode };
             next = node.next_in_message;
-            self.record_out(unit, caps, at, &record)?;
+            self.record_out(unit, &mut records, &record)?;
         }
-        Ok(())
+        self.records_flush(unit, &mut records)
     }
 
     /// Writes the records of a parcel, as [`Kernel::records_out_chain`].
@@ -439,17 +368,46 @@ impl<M: Machine> Kernel<M> {
         }
         let mut handles = [Handle::NONE; MAX];
         self.units.get(unit).ok_or(Error::BadState)?.caps.next_free(&mut handles[..parcel.len() as usize]);
-        for (at, ((mode, rights, _), cap)) in parcel.parts().zip(handles).enumerate() {
-            self.record_out(unit, caps, at, &CapTransfer { cap, rights: arriving(mode, rights), mode })?;
+        let mut records = Records::to(caps);
+        for ((mode, rights, _), cap) in parcel.parts().zip(handles) {
+            self.record_out(unit, &mut records, &CapTransfer { cap, rights: arriving(mode, rights), mode })?;
+        }
+        self.records_flush(unit, &mut records)
+    }
+
+    fn record_out(&mut self, unit: UnitId, records: &mut Records, record: &CapTransfer) -> Result<(), Error> {
+        if records.count == RECORDS {
+            self.records_flush(unit, records)?;
+        }
+        if let Some(place) = records.bytes.get_mut(records.count) {
+            record.encode_whole(place);
+            records.count += 1;
         }
         Ok(())
     }
 
-    fn record_out(&mut self, unit: UnitId, caps: u64, at: usize, record: &CapTransfer) -> Result<(), Error> {
-        let mut bytes = [0; CapTransfer::SIZE];
-        record.encode_whole(&mut bytes);
-        let address = caps.checked_add((at * CapTransfer::SIZE) as u64).ok_or(Error::Fault)?;
-        self.copy_out(unit, address, &bytes)
+    fn records_flush(&mut self, unit: UnitId, records: &mut Records) -> Result<(), Error> {
+        let bytes = records.bytes.get(..core::mem::take(&mut records.count)).unwrap_or_default().as_flattened();
+        self.copy_out(unit, records.address, bytes)?;
+        records.address = records.address.checked_add(bytes.len() as u64).ok_or(Error::Fault)?;
+        Ok(())
+    }
+}
+
+/// Records of capabilities that are written at once.
+const RECORDS: usize = 4;
+
+/// Records of capabilities on their way to a program, several at once.
+#[derive(Debug)]
+struct Records {
+    address: u64,
+    bytes: [[u8; CapTransfer::SIZE]; RECORDS],
+    count: usize,
+}
+
+impl Records {
+    const fn to(address: u64) -> Self {
+        Self { address, bytes: [[0; CapTransfer::SIZE]; RECORDS], count: 0 }
     }
 }
 

@@ -1,4 +1,5 @@
-//! The bounded queue of messages to one end of a channel. All its memory is taken when the channel is made.
+//! The bounded queue of messages to one end of a channel. All its memory is taken when the channel is made, and nothing of it
+//! is touched then: slots and blocks come into being when they are first used, and are in the lists of free ones from then on.
 //!
 //! A message is a header in a slot and its payload in a chain of blocks. Slots hang in lanes, one per priority (or one in
 //! all), first in, first out. A call takes a slot and no blocks: its payload stays with the caller, who waits.
@@ -12,6 +13,9 @@ use super::check::Header;
 
 /// No slot, no block.
 const END: u32 = u32::MAX;
+
+/// Slots and blocks that are made with the queue.
+const READY: usize = 4;
 
 /// Priorities of messages.
 pub(crate) const PRIORITIES: usize = holm_abi::limits::PRIORITIES as usize;
@@ -67,10 +71,12 @@ pub(crate) struct Inbox {
     /// Bit of each lane that is not empty.
     lanes_used: u32,
     lanes: Box<[Lane]>,
-    slots: Box<[Slot]>,
+    /// Those that were used so far, with room for all.
+    slots: Vec<Slot>,
     free_slot: u32,
-    blocks: Box<[u8]>,
-    chains: Box<[u32]>,
+    /// The bytes of the blocks that were used so far, with room for all, and for each block the next of its chain.
+    blocks: Vec<u8>,
+    chains: Vec<u32>,
     free_block: u32,
     /// Bytes of a block, as a power of two.
     block_shift: u32,
@@ -83,11 +89,11 @@ pub(crate) struct Reserved {
     pub(crate) slot: u32,
 }
 
-fn filled<T: Clone>(count: usize, value: T) -> Result<Box<[T]>, Error> {
+/// A list with room for `count` items, which it never outgrows. Nothing is written.
+fn room<T>(count: usize) -> Result<Vec<T>, Error> {
     let mut list = Vec::new();
     list.try_reserve_exact(count).map_err(|_| Error::NoMemory)?;
-    list.resize(count, value);
-    Ok(list.into_boxed_slice())
+    Ok(list)
 }
 
 impl Limits {
@@ -117,19 +123,11 @@ impl Inbox {
     /// # Errors
     /// [`Error::NoMemory`].
     pub(crate) fn new(made: Limits, policy: DropPolicy, by_priority: bool) -> Result<Self, Error> {
-        let lanes = if by_priority { PRIORITIES } else { 1 };
         let blocks = made.blocks();
-        let empty = Slot { header: Header::default(), block: END, size: 0, lane: 0, next: END, previous: END };
-        let mut slots = filled(made.messages as usize, empty)?;
-        let count = slots.len() as u32;
-        for (at, slot) in (1..).zip(slots.iter_mut()) {
-            slot.next = if at == count { END } else { at };
-        }
-        let mut chains = filled(blocks, END)?;
-        for (at, next) in (1..).zip(chains.iter_mut()) {
-            *next = if at == blocks as u32 { END } else { at };
-        }
-        Ok(Self {
+        let lane_count = if by_priority { PRIORITIES } else { 1 };
+        let mut lanes = room(lane_count)?;
+        lanes.resize(lane_count, Lane { first: END, last: END });
+        let mut inbox = Self {
             made,
             max_messages: made.messages,
             max_bytes: made.bytes,
@@ -140,14 +138,20 @@ impl Inbox {
             received: 0,
             dropped: 0,
             lanes_used: 0,
-            lanes: filled(lanes, Lane { first: END, last: END })?,
-            free_slot: if slots.is_empty() { END } else { 0 },
-            slots,
-            blocks: filled(blocks << made.block_shift(), 0)?,
-            free_block: if blocks == 0 { END } else { 0 },
-            chains,
+            lanes: lanes.into_boxed_slice(),
+            slots: room(made.messages as usize)?,
+            free_slot: END,
+            blocks: room(blocks << made.block_shift())?,
+            chains: room(blocks)?,
+            free_block: END,
             block_shift: made.block_shift(),
-        })
+        };
+        // The short ways take no slot and no block that was never used: as many as are in use mostly are ready.
+        let first: [Option<Reserved>; READY] = core::array::from_fn(|_| inbox.reserve(1));
+        for reserved in first.into_iter().rev().flatten() {
+            inbox.cancel(reserved);
+        }
+        Ok(inbox)
     }
 
     /// What it was made with.
@@ -164,29 +168,69 @@ impl Inbox {
     /// Takes a slot, and blocks for `length` bytes. It counts at once; [`Inbox::push`] or [`Inbox::cancel`] follows.
     /// `None` when it does not fit.
     pub(crate) fn reserve(&mut self, length: u32) -> Option<Reserved> {
+        let reserved = self.reserve_slot(length)?;
+        // Blocks suffice for all messages that fit.
+        self.extend(reserved, None, length as usize)?;
+        Some(reserved)
+    }
+
+    /// As [`Inbox::reserve`], without the blocks: they follow with [`Inbox::extend`].
+    pub(crate) fn reserve_slot(&mut self, length: u32) -> Option<Reserved> {
         if !self.fits(length) {
             return None;
         }
-        let index = self.free_slot;
+        let index = self.slot_take()?;
         let slot = self.slots.get_mut(index as usize)?;
-        let next_free = slot.next;
-        let mut first = END;
-        if length > 0 {
-            first = self.free_block;
-            let mut last = first;
-            let blocks = (length as usize).div_ceil(1 << self.block_shift);
-            for _ in 1..blocks {
-                last = *self.chains.get(last as usize)?;
-            }
-            let after = self.chains.get_mut(last as usize)?;
-            self.free_block = core::mem::replace(after, END);
-        }
-        slot.block = first;
+        slot.block = END;
         slot.size = length;
-        self.free_slot = next_free;
         self.messages += 1;
         self.bytes += u64::from(length);
         Some(Reserved { slot: index })
+    }
+
+    /// Gives a slot that was reserved blocks for `bytes` bytes more, behind the block `last` of its payload, and answers where
+    /// they lie and which the last one is. `bytes` is a multiple of a block's size but at the payload's end.
+    pub(crate) fn extend(&mut self, reserved: Reserved, last: Option<u32>, bytes: usize) -> Option<(Cursor, u32)> {
+        let mut first = END;
+        let mut tail = last.unwrap_or(END);
+        for _ in 0..bytes.div_ceil(1 << self.block_shift) {
+            let block = self.block_take()?;
+            *self.chains.get_mut(block as usize)? = END;
+            match self.chains.get_mut(tail as usize) {
+                Some(next) => *next = block,
+                None => self.slots.get_mut(reserved.slot as usize)?.block = block,
+            }
+            if first == END {
+                first = block;
+            }
+            tail = block;
+        }
+        Some((Cursor { block: first, left: bytes }, tail))
+    }
+
+    /// A slot that is free, or a new one.
+    fn slot_take(&mut self) -> Option<u32> {
+        if let Some(slot) = self.slots.get(self.free_slot as usize) {
+            return Some(core::mem::replace(&mut self.free_slot, slot.next));
+        }
+        if self.slots.len() >= self.made.messages as usize {
+            return None;
+        }
+        self.slots.push(Slot { header: Header::default(), block: END, size: 0, lane: 0, next: END, previous: END });
+        Some(self.slots.len() as u32 - 1)
+    }
+
+    /// A block that is free, or a new one.
+    fn block_take(&mut self) -> Option<u32> {
+        if let Some(next) = self.chains.get(self.free_block as usize) {
+            return Some(core::mem::replace(&mut self.free_block, *next));
+        }
+        if self.chains.len() >= self.made.blocks() {
+            return None;
+        }
+        self.chains.push(END);
+        self.blocks.resize(self.chains.len() << self.block_shift, 0);
+        Some(self.chains.len() as u32 - 1)
     }
 
     /// Gives a slot back that was not queued.
@@ -412,13 +456,13 @@ impl Inbox {
 
     /// The bytes of all blocks, to copy to or from while the kernel is used otherwise. They are to be given back.
     #[inline]
-    pub(crate) fn lend(&mut self) -> Box<[u8]> {
+    pub(crate) fn lend(&mut self) -> Vec<u8> {
         core::mem::take(&mut self.blocks)
     }
 
     /// Takes the bytes of all blocks back.
     #[inline]
-    pub(crate) fn give_back(&mut self, blocks: Box<[u8]>) {
+    pub(crate) fn give_back(&mut self, blocks: Vec<u8>) {
         self.blocks = blocks;
     }
 }
@@ -439,81 +483,13 @@ pub(crate) struct Cursor {
     left: usize,
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-    use std::collections::VecDeque;
-
-    fn header(priority: u8, length: u32, sequence: u64) -> Header {
-        Header { priority, length, sequence, ..Header::default() }.sealed()
-    }
-
-    proptest! {
-        #[test]
-        fn messages_come_out_whole_in_order_of_priority_and_age(
-            by_priority: bool,
-            message in 1u32..5000,
-            messages in 1u32..9,
-            bytes in 1u64..20_000,
-            steps in proptest::collection::vec((0u8..6, any::<u16>(), 0u8..32), 0..200),
-        ) {
-            let limits = Limits { message, messages, bytes };
-            let mut inbox = Inbox::new(limits, DropPolicy::Block, by_priority).unwrap();
-            let mut model: Vec<VecDeque<(u64, Vec<u8>)>> = std::vec![VecDeque::new(); 32];
-            for (number, (step, which, priority)) in steps.into_iter().enumerate() {
-                let sequence = number as u64;
-                let queued: usize = model.iter().map(VecDeque::len).sum();
-                let size: usize = model.iter().flatten().map(|(_, bytes)| bytes.len()).sum();
-                prop_assert_eq!((inbox.messages as usize, inbox.bytes as usize), (queued, size));
-                let lane = if by_priority { usize::from(priority) } else { 0 };
-                match step {
-                    0..=2 => {
-                        let length = u32::from(which) % (message + 1);
-                        let fits = queued < messages as usize && size as u64 + u64::from(length) <= bytes;
-                        let reserved = inbox.reserve(length);
-                        prop_assert_eq!(reserved.is_some(), fits);
-                        let Some(reserved) = reserved else { continue };
-                        let payload: Vec<u8> = (0..length).map(|at| (at as u64 * 7 + sequence) as u8).collect();
-                        let mut cursor = inbox.cursor(reserved.slot, u32::MAX);
-                        let mut blocks = inbox.lend();
-                        let mut at = 0;
-                        while let Some(piece) = inbox.advance(&mut cursor) {
-                            let length = piece.len();
-                            blocks[piece].copy_from_slice(&payload[at..at + length]);
-                            at += length;
-                        }
-                        prop_assert_eq!(at, payload.len());
-                        inbox.give_back(blocks);
-                        if step == 2 {
-                            inbox.cancel(reserved);
-                        } else {
-                            inbox.push(reserved, header(priority, length, sequence));
-                            model[lane].push_back((sequence, payload));
-                        }
-                    }
-                    3..=4 => {
-                        let expected = model.iter_mut().rev().find_map(VecDeque::pop_front);
-                        let first = inbox.first();
-                        prop_assert_eq!(first.is_some(), expected.is_some());
-                        let (Some(first), Some((sequence, payload))) = (first, expected) else { continue };
-                        let mut got = Vec::new();
-                        let mut cursor = inbox.cursor(first, u32::MAX);
-                        let blocks = inbox.lend();
-                        while let Some(piece) = inbox.advance(&mut cursor) {
-                            got.extend_from_slice(&blocks[piece]);
-                        }
-                        inbox.give_back(blocks);
-                        prop_assert_eq!(got, payload);
-                        prop_assert_eq!(inbox.remove(first).unwrap().sequence, sequence);
-                    }
-                    _ => {
-                        let expected = model.iter_mut().find_map(VecDeque::pop_front);
-                        let dropped = inbox.droppable().map(|slot| inbox.remove(slot).unwrap().sequence);
-                        prop_assert_eq!(dropped, expected.map(|(sequence, _)| sequence));
-                    }
-                }
-            }
-        }
+impl Cursor {
+    /// How many bytes are left.
+    pub(crate) const fn left(&self) -> usize {
+        self.left
     }
 }
+
+#[cfg(test)]
+#[path = "tests_inbox.rs"]
+mod tests;

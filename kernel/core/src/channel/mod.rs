@@ -7,6 +7,7 @@
 //!
 //! - [`inbox`], [`check`]: the queue and the checks of its headers;
 //! - [`request`]: what a thread asked for, kept while it waits; [`payload`]: copying between all kinds of places;
+//! - [`pieces`]: long messages, which are copied in pieces;
 //! - [`send`], [`deliver`], [`settle`]: messages in, messages out, and who is woken by them;
 //! - [`call`], [`inherit`]: calls, replies, and the ranks that servers inherit;
 //! - [`short`]: messages in registers and their fast path; [`fast`]; `direct` and [`line`]: the short ways;
@@ -24,6 +25,7 @@ mod inbox;
 mod inherit;
 mod line;
 mod payload;
+mod pieces;
 mod request;
 mod send;
 mod settle;
@@ -32,6 +34,8 @@ mod short;
 mod tests;
 #[cfg(test)]
 mod tests_call;
+#[cfg(test)]
+mod tests_pieces;
 #[cfg(test)]
 mod tests_queue;
 
@@ -205,6 +209,8 @@ pub struct ThreadCalls {
     sent: Line,
     /// Where it wants to receive.
     receive: ReceiveRequest,
+    /// How far the copy of a long message came.
+    progress: pieces::Progress,
     /// How far its own call came.
     stage: Stage,
     /// Names the call in its token.
@@ -247,6 +253,14 @@ pub struct ChannelWork {
     /// Tests only: how often a call went the way of the last one.
     #[cfg(test)]
     pub(crate) known: u32,
+}
+
+impl ThreadCalls {
+    /// Whether the copy of a long message goes on.
+    #[inline]
+    pub(crate) const fn copies(&self) -> bool {
+        !matches!(self.progress, pieces::Progress::None)
+    }
 }
 
 impl ChannelWork {

@@ -3,7 +3,8 @@
 use holm_abi::{ChanFlags, DropPolicy, Error, EventMask, MsgFlags, MsgIo, TraceKind};
 
 use super::check::{Crc, Header};
-use super::inbox::Inbox;
+use super::inbox::{Inbox, Reserved};
+use super::pieces::{enough, long};
 use super::request::{Patience, SendRequest};
 use super::{ChannelId, ChannelWait, End, Stage, Waiting};
 use crate::caller::{Answer, Caller, Outcome};
@@ -19,8 +20,8 @@ use crate::thread::ThreadId;
 use crate::unit::UnitId;
 use crate::wait::Wait;
 
-/// Messages that one send drops at most before it lets interrupts in.
-const DROPS: u32 = 16;
+/// Messages, and capabilities in them, that one send drops before it lets interrupts in.
+const DROPS: u32 = 8;
 
 /// What happens to a message or call that is about to be sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +36,17 @@ pub(super) enum Admission {
     Drop,
     /// It is refused.
     Refuse,
+}
+
+/// What comes of a thread that waited for room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Admitted {
+    /// Its call is queued and waits for the reply.
+    Waits,
+    /// Its long message has its place: it makes its system call again.
+    Begun,
+    /// Its system call is over.
+    Over(Result<u64, Error>),
 }
 
 impl<M: Machine> Kernel<M> {
@@ -62,9 +74,17 @@ impl<M: Machine> Kernel<M> {
 
     pub(super) fn send(&mut self, caller: Caller, cap: Cap, request: SendRequest, patience: Patience) -> Answer {
         let Object::Channel(id, end) = cap.object else { return Err(Error::WrongType) };
+        let in_pieces = long(request.length, request.cap_count);
+        if in_pieces && let Some(sending) = self.send_begun(caller.thread, id, end, &request) {
+            return self.send_on(caller, id, end, &request, sending);
+        }
         let mut parcel = Parcel::new();
         self.send_decide(caller.unit, id, end, &request, &mut parcel)?;
         match self.admission(id, end, request.length) {
+            Admission::Now if in_pieces => {
+                self.send_begin(caller.thread, id, end, &request)?;
+                Ok(Outcome::Again)
+            }
             Admission::Now => {
                 self.send_now(caller.thread, caller.unit, id, end, &request, &mut parcel)?;
                 self.channel_settle(id, end.peer(), None);
@@ -87,7 +107,9 @@ impl<M: Machine> Kernel<M> {
             Admission::DropOthers => self.send_dropping(caller, id, end, &request, &mut parcel),
             Admission::Drop => {
                 // The message is taken, and its capabilities end with it.
-                self.payload_probe(caller.unit, &request)?;
+                if !self.payload_probe(caller.thread, caller.unit, &request)? {
+                    return Ok(Outcome::Again);
+                }
                 self.parcel_make_paid(&mut parcel, caller.unit)?;
                 self.parcel_take(caller.unit, &parcel);
                 for grant in parcel.grants() {
@@ -112,21 +134,29 @@ impl<M: Machine> Kernel<M> {
         request: &SendRequest,
         parcel: &mut Parcel,
     ) -> Answer {
-        self.payload_probe(caller.unit, request)?;
+        if !self.payload_probe(caller.thread, caller.unit, request)? {
+            return Ok(Outcome::Again);
+        }
         let to = end.peer();
         let mut drops = 0;
         while !self.inbox(id, to).is_some_and(|inbox| inbox.fits(request.length)) {
             let Some(slot) = self.inbox(id, to).and_then(Inbox::droppable) else { return Err(Error::NoSpace) };
-            if drops == DROPS {
+            if drops >= DROPS {
                 return Ok(Outcome::Again);
             }
-            drops += 1;
             let header = self.inbox_mut(id, to).and_then(|inbox| {
                 inbox.dropped += 1;
                 inbox.remove(slot)
             });
             self.trace.counts.messages_dropped += 1;
+            drops += 1 + header.map_or(0, |header| header.cap_count);
             self.message_drop(header.and_then(|header| header.caps));
+        }
+        if drops > DROPS || long(request.length, request.cap_count) {
+            if drops <= DROPS {
+                self.send_begin(caller.thread, id, end, request)?;
+            }
+            return Ok(Outcome::Again);
         }
         self.send_now(caller.thread, caller.unit, id, end, request, parcel)?;
         self.channel_settle(id, to, None);
@@ -202,7 +232,7 @@ impl<M: Machine> Kernel<M> {
     }
 
     /// Whether the payload of the next message gets a checksum.
-    fn payload_sampled(&mut self) -> bool {
+    pub(super) fn payload_sampled(&mut self) -> bool {
         let interval = if self.config.payload_crc { self.config.crc_interval } else { 0 };
         let sampled = self.channel_work.sampling.take(interval);
         self.trace.counts.payload_checks += u64::from(sampled);
@@ -226,30 +256,36 @@ impl<M: Machine> Kernel<M> {
         let sampled = self.payload_sampled();
         let inbox = self.inbox_mut(id, to).ok_or(Error::PeerClosed)?;
         let reserved = inbox.reserve(request.length).ok_or(Error::NoSpace)?;
-        let mut cursor = inbox.cursor(reserved.slot, u32::MAX);
-        let mut blocks = inbox.lend();
-        let mut crc = Crc::new();
-        let (mut offset, mut result) = (0, Ok(()));
-        while let Some(piece) = self.inbox(id, to).and_then(|inbox| inbox.advance(&mut cursor)) {
-            let Some(place) = blocks.get_mut(piece) else { break };
-            result = self.payload_in(sender, unit, request.from, offset, place);
-            if result.is_err() {
-                break;
-            }
-            if sampled {
-                crc.add(place);
-            }
-            offset += place.len();
+        let cursor = inbox.cursor(reserved.slot, u32::MAX);
+        let mut crc = sampled.then(Crc::new);
+        let queued = self
+            .payload_into(sender, unit, request, 0, (id, to), cursor, crc.as_mut())
+            .and_then(|()| self.message_queue(unit, id, end, request, reserved, parcel, crc));
+        if queued.is_err()
+            && let Some(inbox) = self.inbox_mut(id, to)
+        {
+            inbox.cancel(reserved);
         }
-        if let Some(inbox) = self.inbox_mut(id, to) {
-            inbox.give_back(blocks);
-        }
-        if let Err(error) = result.and_then(|()| self.parcel_make_paid(parcel, unit)) {
-            if let Some(inbox) = self.inbox_mut(id, to) {
-                inbox.cancel(reserved);
-            }
-            return Err(error);
-        }
+        queued
+    }
+
+    /// Queues a message whose payload is in place. Its capabilities leave the sender.
+    ///
+    /// # Errors
+    /// [`Error::Quota`], [`Error::NoMemory`]; nothing was changed then.
+    #[expect(clippy::too_many_arguments, reason = "all of a message")]
+    pub(super) fn message_queue(
+        &mut self,
+        unit: UnitId,
+        id: ChannelId,
+        end: End,
+        request: &SendRequest,
+        reserved: Reserved,
+        parcel: &mut Parcel,
+        crc: Option<Crc>,
+    ) -> Result<(), Error> {
+        self.parcel_make_paid(parcel, unit)?;
+        self.spent |= enough(request.length, request.cap_count);
         let mut caps = None;
         if parcel.len() > 0 {
             self.parcel_take(unit, parcel);
@@ -265,10 +301,10 @@ impl<M: Machine> Kernel<M> {
             cap_count: parcel.len(),
             length: request.length,
             priority: request.priority,
-            crc: sampled.then(|| crc.value()),
+            crc: crc.map(Crc::value),
             ..Header::default()
         };
-        if let Some(inbox) = self.inbox_mut(id, to) {
+        if let Some(inbox) = self.inbox_mut(id, end.peer()) {
             inbox.push(reserved, header.sealed());
         }
         self.trace.counts.messages_sent += 1;
@@ -277,22 +313,25 @@ impl<M: Machine> Kernel<M> {
         Ok(())
     }
 
-    /// A thread that waited for room gets its turn: its message or call is queued. `None`: its call goes on waiting, for
-    /// the reply.
-    pub(super) fn send_admitted(&mut self, sender: ThreadId, id: ChannelId, end: End) -> Option<Result<u64, Error>> {
+    /// A thread that waited for room gets its turn: its message or call is queued, or it is to go on with a long message.
+    pub(super) fn send_admitted(&mut self, sender: ThreadId, id: ChannelId, end: End) -> Option<Admitted> {
         let thread = self.threads.get(sender)?;
         let (request, unit, calls) = (thread.calls.send, thread.unit, thread.calls.stage == Stage::Room);
         if request.grant.is_some_and(|grant| !self.caps.grants.alive(grant)) {
-            return Some(Err(Error::Revoked));
+            return Some(Admitted::Over(Err(Error::Revoked)));
         }
         if calls {
             self.call_queue(sender, id, end);
-            return None;
+            return Some(Admitted::Waits);
+        }
+        if long(request.length, request.cap_count) {
+            let begun = self.send_begin(sender, id, end, &request);
+            return Some(begun.map_or_else(|error| Admitted::Over(Err(error)), |()| Admitted::Begun));
         }
         let mut parcel = Parcel::new();
         let sent = self
             .send_decide(unit, id, end, &request, &mut parcel)
             .and_then(|()| self.send_now(sender, unit, id, end, &request, &mut parcel));
-        Some(sent.map(|()| 0))
+        Some(Admitted::Over(sent.map(|()| 0)))
     }
 }

@@ -4,14 +4,16 @@ use holm_abi::Error;
 
 use super::deliver::Undelivered;
 use super::inbox::Inbox;
+use super::pieces::Progress as Copied;
+use super::send::Admitted;
 use super::{ChannelId, End, Stage};
 use crate::cap::Progress;
 use crate::kernel::Kernel;
 use crate::machine::{CpuId, Machine};
 use crate::thread::ThreadId;
 
-/// Threads that one system call finishes for others at most; the rest is left to the next entry.
-const STEPS: u32 = 16;
+/// Threads that one entry finishes system calls for at most; the rest is left to the next one.
+const STEPS: u32 = 6;
 
 /// What is to be done at an inbox.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,6 +36,9 @@ impl<M: Machine> Kernel<M> {
 
     fn settle_steps(&mut self, id: ChannelId, end: End, mut direct: Option<CpuId>) {
         for _ in 0..STEPS {
+            if self.spent {
+                break;
+            }
             let Some(step) = self.next_step(id, end) else { return };
             match step {
                 Step::Deliver(receiver, slot) => {
@@ -45,6 +50,7 @@ impl<M: Machine> Kernel<M> {
                     let result = match result {
                         Ok(value) => Ok(value),
                         Err(Undelivered::Receiver(error)) => Err(error),
+                        Err(Undelivered::More) => break,
                         Err(why) => {
                             self.undeliverable(id, end, slot, why);
                             continue;
@@ -58,6 +64,7 @@ impl<M: Machine> Kernel<M> {
                             Ok(value) => value,
                             Err(error) => error.register(),
                         };
+                        thread.calls.progress = Copied::None;
                     }
                     match direct.take_if(|_| result.is_ok()) {
                         Some(cpu) => self.sched_handoff(cpu, receiver),
@@ -68,11 +75,18 @@ impl<M: Machine> Kernel<M> {
                     if let Some(channel) = self.channels.get_mut(id) {
                         channel.side_mut(end.peer()).senders.remove(&mut self.threads, sender);
                     }
-                    if let Some(result) = self.send_admitted(sender, id, end.peer()) {
-                        if let Some(thread) = self.threads.get_mut(sender) {
-                            thread.calls.stage = Stage::None;
+                    match self.send_admitted(sender, id, end.peer()) {
+                        Some(Admitted::Over(result)) => {
+                            if let Some(thread) = self.threads.get_mut(sender) {
+                                thread.calls.stage = Stage::None;
+                            }
+                            self.wake(sender, result);
                         }
-                        self.wake(sender, result);
+                        Some(Admitted::Begun) => {
+                            self.call_again(sender, holm_abi::number::chan_send);
+                            self.wake_with_registers(sender);
+                        }
+                        Some(Admitted::Waits) | None => {}
                     }
                     self.raise_readable(id, end);
                 }

@@ -123,8 +123,9 @@ impl<M: Machine> Kernel<M> {
         _: u64,
     ) -> Answer {
         let cap = self.short_channel(caller, Self::sending(short)?, Rights::RECEIVE)?;
-        let replied = self.reply(caller, cap, token, SendRequest::short(short, cap))?;
-        self.wake_with_registers(replied);
+        if let Some(replied) = self.reply(caller, cap, token, SendRequest::short(short, cap))? {
+            self.wake_with_registers(replied);
+        }
         Ok(Outcome::OK)
     }
 
@@ -155,7 +156,7 @@ impl<M: Machine> Kernel<M> {
         let cap = self.short_channel(caller, short, Rights::RECEIVE)?;
         let mut replied = None;
         if token != 0 {
-            replied = Some(self.reply(caller, cap, token, SendRequest::short(short, cap))?);
+            replied = self.reply(caller, cap, token, SendRequest::short(short, cap))?;
         }
         let patience = Patience { nonblock: short.flags.contains(ShortFlags::NONBLOCK), deadline: Nanos::NEVER };
         self.receive(caller, cap, ReceiveRequest::short(short), patience, replied)

@@ -260,6 +260,12 @@ const CRC: [u32; 16] = {
 };
 
 impl Image {
+    /// The sum, when it is whole.
+    #[must_use]
+    pub fn whole_sum(&self) -> Option<u32> {
+        (self.summed == self.content.len()).then_some(self.crc)
+    }
+
     /// Goes on with the sum by at most `step` bytes; answers it when it is whole.
     pub fn sum(&mut self, step: usize) -> Option<u32> {
         let end = self.content.len().min(self.summed.saturating_add(step));
@@ -270,7 +276,7 @@ impl Image {
             crc >> 4 ^ CRC[(crc & 15) as usize]
         });
         self.summed = end;
-        (end == self.content.len()).then_some(self.crc)
+        self.whole_sum()
     }
 }
 

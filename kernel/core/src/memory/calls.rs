@@ -5,7 +5,6 @@ use holm_abi::{
     RegionSpec, Rights, TransferMode,
 };
 
-use super::region::STEP;
 use super::space::{Placement, USER_START};
 use super::{Access, AddressSpaceId, Fill, ImageId, Progress, RegionId, elf};
 use crate::caller::{Answer, Caller, Out, Outcome};
@@ -25,6 +24,8 @@ const FILL: usize = 8;
 const COUNTED: usize = 256;
 /// Bytes of a file that one step sums.
 const SUMMED: usize = 1024;
+/// Files that one call lists at most.
+const LISTED: u64 = 6;
 /// The longest name of a file.
 const NAME: usize = 256;
 
@@ -413,11 +414,12 @@ impl<M: Machine> Kernel<M> {
         entries: Records<ArchiveEntry>,
     ) -> Answer {
         let mut written = 0;
-        let room = entries.count.min(holm_abi::limits::MAX_RECORDS).min(STEP as u64 / 4);
+        let room = entries.count.min(LISTED);
         while written < room {
             let at = usize::try_from(first.saturating_add(written)).unwrap_or(usize::MAX);
             let Some(image) = self.archive.at(at).and_then(|id| self.images.get_mut(id)) else { break };
-            let Some(crc) = image.sum(SUMMED) else {
+            let Some(crc) = image.whole_sum() else {
+                image.sum(SUMMED);
                 // What was found is answered first; the rest comes with the next call.
                 return Ok(if written == 0 { Outcome::Again } else { Outcome::Done(written) });
             };

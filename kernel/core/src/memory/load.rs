@@ -120,37 +120,57 @@ impl<M: Machine> Kernel<M> {
         Ok(Stack { low, top })
     }
 
-    /// Places what the first thread of `unit` finds on its stack; answers where [`StartInfo`] is and the stack pointer.
+    /// Copies at most `most` bytes of the strings onto the stack of `unit`, from the byte `done` of all of them on; answers how
+    /// many. What is copied of one goes up to its end at most.
     ///
     /// # Errors
-    /// `Invalid` when the strings do not fit into half of the stack or do not end with a zero byte; `Fault` when `creator`
-    /// cannot read them; `Quota`, `NoMemory`.
-    pub(crate) fn stack_fill(
+    /// `Invalid` when strings do not end with a zero byte; `Fault` when `creator` cannot read them; `Quota`, `NoMemory`.
+    pub(crate) fn strings_copy(
         &mut self,
         unit: UnitId,
         stack: Stack,
         creator: Option<UnitId>,
-        argv: Strings,
-        envp: Strings,
+        strings: [Strings; 2],
+        done: u64,
+        most: u64,
+    ) -> Result<u64, Error> {
+        let from = creator.ok_or(Error::Invalid)?;
+        let [first, second] = strings;
+        let (which, inside, at) = if done < first.bytes {
+            (first, done, stack.top - first.bytes)
+        } else {
+            (second, done - first.bytes, stack.top - first.bytes - second.bytes)
+        };
+        let bytes = which.bytes.saturating_sub(inside).min(most);
+        self.copy_between(from, which.address.wrapping_add(inside), unit, at + inside, bytes)?;
+        if inside + bytes == which.bytes {
+            let mut last = [1];
+            self.copy_in(unit, at + which.bytes - 1, &mut last)?;
+            if last != [0] {
+                return Err(Error::Invalid);
+            }
+        }
+        Ok(bytes)
+    }
+
+    /// Places what the first thread of `unit` finds on its stack below the strings; answers where [`StartInfo`] is and the
+    /// stack pointer.
+    ///
+    /// # Errors
+    /// `Quota`, `NoMemory`.
+    pub(crate) fn stack_fill(
+        &mut self,
+        unit: UnitId,
+        stack: Stack,
+        [argv, envp]: [Strings; 2],
         mut info: StartInfo,
     ) -> Result<(u64, u64), Error> {
-        if argv.bytes.saturating_add(envp.bytes) > (stack.top - stack.low) / 2 {
-            return Err(Error::Invalid);
-        }
         let mut at = stack.top;
-        let mut place = |kernel: &mut Self, strings: Strings| -> Result<u64, Error> {
-            if strings.bytes == 0 {
-                return Ok(0);
-            }
+        let mut place = |strings: Strings| {
             at -= strings.bytes;
-            let from = creator.ok_or(Error::Invalid)?;
-            kernel.copy_between(from, strings.address, unit, at, strings.bytes)?;
-            let mut last = [1];
-            kernel.copy_in(unit, at + strings.bytes - 1, &mut last)?;
-            if last == [0] { Ok(at) } else { Err(Error::Invalid) }
+            if strings.bytes == 0 { 0 } else { at }
         };
-        info.argv = place(self, argv)?;
-        info.envp = place(self, envp)?;
+        (info.argv, info.envp) = (place(argv), place(envp));
         (info.argv_bytes, info.envp_bytes) = (argv.bytes, envp.bytes);
         (info.stack_top, info.stack_bytes) = (stack.top, stack.top - stack.low);
         at = (at - StartInfo::SIZE as u64) & !15;

@@ -30,7 +30,7 @@ impl<M: Machine> Kernel<M> {
 
     /// Makes a unit as a child of `parent`.
     pub(crate) fn unit_create(&mut self, caller: Caller, parent: Object, spec: UnitSpec) -> Answer {
-        self.unit_make(caller.unit, Self::unit_object(parent)?, spec).map(|handle| Outcome::Done(handle.raw() as u64))
+        self.unit_make(caller, Self::unit_object(parent)?, spec)
     }
 
     /// Lets the threads of a unit run.

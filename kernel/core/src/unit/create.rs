@@ -1,17 +1,13 @@
-//! Making units: space, program, stack, first thread, capabilities. All of it or nothing.
+//! What a unit is to be, and how its making begins; [`super::making`] goes on. All of it or nothing.
 
-use holm_abi::{
-    CapTransfer, Error, Handle, Label, ObjectType, Rights, SchedClass, StartInfo, TransferMode, UnitFlags, UnitSpec,
-    UnitState,
-};
+use holm_abi::{Error, Handle, Label, ObjectType, Rights, SchedClass, UnitFlags, UnitSpec, UnitState};
 
+use super::making::Making;
 use super::{End, MAX_LABELS, UNIT_BYTES, Unit, UnitId};
 use crate::cap::Types;
-use crate::cap::transfer::{self, Parcel};
 use crate::kernel::Kernel;
 use crate::machine::{Machine, PAGE_SIZE, USER_END};
 use crate::memory::ImageId;
-use crate::memory::load::Strings;
 use crate::memory::space::USER_START;
 use crate::object::Object;
 use crate::quota::{MAX_DEPTH, Quotas, Resource};
@@ -35,12 +31,28 @@ pub(crate) struct Plan {
 }
 
 impl<M: Machine> Kernel<M> {
-    /// Makes a unit that has not started, with one reference that is the caller's. The unit has its own handle in slot 0,
-    /// and, when it has a first thread, that thread's in slot 1.
+    /// Makes a unit at once that has not started, with one reference that is the caller's. The unit has its own handle in slot
+    /// 0, and, when it has a first thread, that thread's in slot 1.
     ///
     /// # Errors
     /// `Invalid`, `BadImage`, `NotPermitted`, `Quota`, `NoMemory`, `Fault`; what was made goes away by itself.
     pub(crate) fn unit_new(&mut self, plan: &Plan) -> Result<UnitId, Error> {
+        let unit = self.unit_begin(plan)?;
+        let mut making = Making::of(unit, plan);
+        while !making.is_furnished() {
+            if let Err(error) = self.making_step(&mut making, plan) {
+                self.unit_discard(unit);
+                return Err(error);
+            }
+        }
+        Ok(unit)
+    }
+
+    /// Begins to make a unit, with its space and its own handle.
+    ///
+    /// # Errors
+    /// As [`Kernel::unit_new`].
+    pub(super) fn unit_begin(&mut self, plan: &Plan) -> Result<UnitId, Error> {
         let depth = match plan.parent {
             Some(parent) => {
                 let parent = self.units.get(parent).ok_or(Error::BadState)?;
@@ -107,30 +119,6 @@ impl<M: Machine> Kernel<M> {
         let rights = ObjectType::Unit.rights().without(without_admin);
         let own = self.cap_install(id, Object::Unit(id), rights, ObjectType::Unit.transfer_flags())?;
         debug_assert_eq!(own, Handle::initial(0), "a new table gives its first slot");
-        let Some(image) = plan.image else { return Ok(()) };
-        let entry = match (self.program_load(id, space, image)?, spec.entry) {
-            (entry, 0) => entry,
-            (_, wished) => wished,
-        };
-        let time_page = self.time_page_map(space)?;
-        let stack_bytes = match spec.stack_bytes {
-            0 => holm_abi::limits::DEFAULT_STACK,
-            bytes if bytes > holm_abi::limits::MAX_STACK => return Err(Error::Invalid),
-            bytes => bytes.next_multiple_of(PAGE),
-        };
-        let stack = self.stack_map(id, space, stack_bytes)?;
-        let mut info = StartInfo::new();
-        info.unit_id = id.number();
-        info.cap_count = spec.cap_count;
-        info.cpu_count = self.machine.cpus();
-        info.time_page = time_page;
-        let argv = Strings { address: spec.argv, bytes: spec.argv_bytes };
-        let envp = Strings { address: spec.envp, bytes: spec.envp_bytes };
-        let (start_info, stack_pointer) = self.stack_fill(id, stack, plan.creator, argv, envp, info)?;
-        let thread = self.thread_first(id, entry, stack_pointer, start_info)?;
-        let (rights, transfer) = (ObjectType::Thread.rights(), ObjectType::Thread.transfer_flags());
-        let handle = self.cap_install(id, Object::Thread(thread), rights, transfer)?;
-        debug_assert_eq!(handle, Handle::initial(1), "the second slot is next");
         Ok(())
     }
 
@@ -207,37 +195,6 @@ impl<M: Machine> Kernel<M> {
         Ok(Plan { parent: Some(parent), creator: Some(creator), image, spec, quotas })
     }
 
-    /// Makes a unit for `creator` under `parent`, gives it its capabilities and the creator its handle.
-    pub(super) fn unit_make(&mut self, creator: UnitId, parent: UnitId, spec: UnitSpec) -> Result<Handle, Error> {
-        let plan = self.unit_plan(creator, parent, spec)?;
-        let mut caps = [CapTransfer::new(); MAX_CAPS];
-        let caps = caps.get_mut(..plan.spec.cap_count as usize).ok_or(Error::TooBig)?;
-        for (index, cap) in caps.iter_mut().enumerate() {
-            let mut bytes = [0; CapTransfer::SIZE];
-            self.copy_in(creator, plan.spec.caps.wrapping_add((index * CapTransfer::SIZE) as u64), &mut bytes)?;
-            *cap = CapTransfer::decode_whole(&bytes)?;
-        }
-        let unit = self.unit_new(&plan)?;
-        let (rights, transfer) = (ObjectType::Unit.rights(), ObjectType::Unit.transfer_flags());
-        let handle = match self.cap_install(creator, Object::Unit(unit), rights, transfer) {
-            Ok(handle) => handle,
-            Err(error) => {
-                self.unit_discard(unit);
-                return Err(error);
-            }
-        };
-        if let Err(error) = self.caps_give(creator, caps, unit) {
-            self.unit_end(unit, End::because(holm_abi::ExitReason::Killed, 0));
-            let closed = self.cap_close_handle(creator, handle);
-            debug_assert!(closed.is_ok(), "the handle was just made");
-            self.release(Object::Unit(unit));
-            return Err(error);
-        }
-        // The handle names it from now on.
-        self.release(Object::Unit(unit));
-        Ok(handle)
-    }
-
     /// Lets the threads of a unit run.
     ///
     /// # Errors
@@ -257,40 +214,6 @@ impl<M: Machine> Kernel<M> {
             self.thread_start(next)?;
         }
         self.raise(crate::event::Source::Unit(id), holm_abi::EventMask::STARTED, 0, 0);
-        Ok(())
-    }
-
-    /// Gives capabilities of `from` to `to`, in order, all or none; what is moved leaves `from` only when nothing can fail
-    /// any more.
-    fn caps_give(&mut self, from: UnitId, caps: &[CapTransfer], to: UnitId) -> Result<(), Error> {
-        const PARCELS: usize = MAX_CAPS.div_ceil(transfer::MAX);
-        for (index, cap) in caps.iter().enumerate() {
-            let moves = |other: &CapTransfer| other.mode == TransferMode::Move || cap.mode == TransferMode::Move;
-            if caps.iter().take(index).any(|other| other.cap == cap.cap && moves(other)) {
-                return Err(Error::Invalid);
-            }
-        }
-        let mut parcels = [Parcel::new(); PARCELS];
-        for (parcel, chunk) in parcels.iter_mut().zip(caps.chunks(transfer::MAX)) {
-            *parcel = self.parcel_decide(from, chunk, None)?;
-        }
-        self.cap_reserve(to, caps.len() as u32)?;
-        for at in 0..PARCELS {
-            let Some(parcel) = parcels.get_mut(at) else { break };
-            if let Err(error) = self.parcel_make(parcel, to) {
-                parcels.iter().take(at).for_each(|made| self.parcel_unmake(made));
-                return Err(error);
-            }
-        }
-        for parcel in &parcels {
-            self.parcel_take(from, parcel);
-            for grant in parcel.grants() {
-                self.cap_repay(grant, to);
-                let put = self.cap_put(to, grant, 0);
-                self.trace_grant(grant, from.number(), to);
-                debug_assert!(put.is_some(), "room was reserved");
-            }
-        }
         Ok(())
     }
 }

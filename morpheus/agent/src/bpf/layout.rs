@@ -44,7 +44,7 @@ impl Place {
 }
 
 /// Bytes of `struct morpheus_ledger`.
-pub const LEDGER_SIZE: usize = 272;
+pub const LEDGER_SIZE: usize = 288;
 
 /// What became of a worker's hints, as the programs saw it. `struct morpheus_ledger`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
@@ -83,10 +83,11 @@ impl Ledger {
         })
     }
 
-    /// The record of a worker that has just registered.
-    pub fn fresh_bytes(generation: u32) -> [u8; LEDGER_SIZE] {
+    /// The record of a worker that has just registered and wants LOCAL after so many ns of its own, if not 0.
+    pub fn fresh_bytes(generation: u32, rotation_ns: u32) -> [u8; LEDGER_SIZE] {
         let mut bytes = [0; LEDGER_SIZE];
         bytes[72..76].copy_from_slice(&generation.to_ne_bytes());
+        bytes[280..284].copy_from_slice(&rotation_ns.to_ne_bytes());
         bytes
     }
 }

@@ -81,12 +81,12 @@ impl SharedMaps {
             .map_err(BpfError::libbpf("cannot wait for the running programs"))
     }
 
-    /// Empties a place for its new owner and gives it its generation.
+    /// Empties a place for its new owner, who wants LOCAL after so many ns of its own, if not 0, and gives it its generation.
     ///
     /// # Errors
     /// Those of the kernel.
-    pub fn open(&self, place: Place, pages: &Pages) -> Result<(), BpfError> {
-        pages.clear(place)?;
+    pub fn open(&self, place: Place, rotation_ns: u32, pages: &Pages) -> Result<(), BpfError> {
+        pages.clear(place, rotation_ns)?;
         self.commands.run(Command::Open(place))
     }
 

@@ -81,14 +81,15 @@ impl Pages {
         PageMaps { kernel: &self.kernel, runtime: &self.runtime, ledger: &self.ledger }
     }
 
-    /// Empties what is ours of a place for its new owner: the line in page 1 and the ledger.
+    /// Empties what is ours of a place for its new owner, who wants LOCAL after so many ns of its own, if not 0: the line in
+    /// page 1 and the ledger.
     ///
     /// # Errors
     /// Those of the kernel.
-    pub fn clear(&self, place: Place) -> Result<(), BpfError> {
+    pub fn clear(&self, place: Place, rotation_ns: u32) -> Result<(), BpfError> {
         self.runtime_page.get().lines[place.slot.index()].write(&RuntimeLine::default());
         self.ledger
-            .update(&place.line().to_ne_bytes(), &Ledger::fresh_bytes(place.generation), MapFlags::ANY)
+            .update(&place.line().to_ne_bytes(), &Ledger::fresh_bytes(place.generation, rotation_ns), MapFlags::ANY)
             .map_err(BpfError::libbpf("cannot begin a ledger"))
     }
 

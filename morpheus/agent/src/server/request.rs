@@ -97,6 +97,7 @@ mod tests {
             escapable: false,
             policy: EscalationPolicy::None,
             grace_ns: 0,
+            rotation_ns: 0,
             name: WorkerName::new("w"),
         }
     }

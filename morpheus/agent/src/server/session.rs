@@ -189,7 +189,7 @@ impl Daemon {
         self.mode.add(Thread { pidfd: thread.pidfd.as_fd(), tid: thread.tid }, place, registration)?;
         let maps = self.mode.maps();
         let done = maps
-            .open(place, &served.pages)
+            .open(place, registration.rotation_ns, &served.pages)
             .and_then(|()| maps.bind(thread.pidfd.as_fd(), place))
             .map_err(anyhow::Error::from)
             .and_then(|()| {

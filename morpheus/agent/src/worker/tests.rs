@@ -6,7 +6,14 @@ use morpheus_abi::protocol::WorkerName;
 use proptest::prelude::*;
 
 fn registration(tid: u32) -> Registration {
-    Registration { tid, escapable: false, policy: EscalationPolicy::None, grace_ns: 0, name: WorkerName::new("w") }
+    Registration {
+        tid,
+        escapable: false,
+        policy: EscalationPolicy::None,
+        grace_ns: 0,
+        rotation_ns: 0,
+        name: WorkerName::new("w"),
+    }
 }
 
 #[derive(Debug, Clone)]

@@ -219,11 +219,17 @@ impl Client {
     }
 
     pub(crate) fn register(&self, tid: u32, name: &str) -> Message {
+        self.register_rotating(tid, name, 0)
+    }
+
+    /// The same for a worker that wants LOCAL after so many ns of its own.
+    pub(crate) fn register_rotating(&self, tid: u32, name: &str, rotation_ns: u32) -> Message {
         self.connection.ask(&Message::Register(Registration {
             tid,
             escapable: false,
             policy: EscalationPolicy::None,
             grace_ns: 0,
+            rotation_ns,
             name: WorkerName::new(name),
         }))
     }
@@ -328,6 +334,15 @@ pub(crate) struct Spinner {
 
 impl Spinner {
     pub(crate) fn on(cpu: CpuSet, client: &Client, state: WorkerState, takes: bool) -> Self {
+        Self::with(cpu, client, state, takes, 0)
+    }
+
+    /// One that takes hints and wants LOCAL after so many ns of its own.
+    pub(crate) fn rotating(cpu: CpuSet, client: &Client, rotation_ns: u32) -> Self {
+        Self::with(cpu, client, WorkerState::Running, true, rotation_ns)
+    }
+
+    fn with(cpu: CpuSet, client: &Client, state: WorkerState, takes: bool, rotation_ns: u32) -> Self {
         let (tell, told) = std::sync::mpsc::channel();
         let (give, given) = std::sync::mpsc::channel::<Lines>();
         let rounds = Arc::new(std::sync::atomic::AtomicU64::new(0));
@@ -346,7 +361,8 @@ impl Spinner {
             }
         });
         let tid = told.recv().unwrap();
-        let Message::Registered { slot, slot_generation } = client.register(tid, "spinner") else {
+        let Message::Registered { slot, slot_generation } = client.register_rotating(tid, "spinner", rotation_ns)
+        else {
             panic!("not registered")
         };
         let lines = client.lines(slot);

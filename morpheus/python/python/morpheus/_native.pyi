@@ -61,6 +61,7 @@ def register(
     name: str = "python",
     *,
     polite: bool = False,
+    rotates_after: float = 0.0,
     socket: str | PathLike[str] | None = None,
     required: bool = False,
 ) -> Worker: ...

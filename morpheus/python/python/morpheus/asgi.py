@@ -14,6 +14,10 @@ Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
 
+ROTATION = 0.002
+"""Seconds of a loop's own CPU time after which its tasks change places even when nobody waits for the CPU."""
+
+
 class Middleware:
     """Registers each thread whose loop runs the application, and passes a checkpoint after each message.
 
@@ -44,5 +48,5 @@ class Middleware:
         # Servers fork their workers; a child's thread is not the parent's.
         pid = os.getpid()
         if getattr(self._registered, "pid", None) != pid:
-            register(self._name, polite=self._polite)
+            register(self._name, polite=self._polite, rotates_after=ROTATION)
             self._registered.pid = pid

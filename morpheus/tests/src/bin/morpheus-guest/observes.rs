@@ -14,6 +14,9 @@ use crate::threads::{OWN, SHARED, bind, work};
 
 /// Until then the agent and this process are still at work for the registration.
 const SETTLING: Duration = Duration::from_secs(2);
+/// After so long of its own time a worker wants LOCAL, and how long it is watched.
+const ROTATION: Duration = Duration::from_millis(5);
+const ROTATING: Duration = Duration::from_secs(1);
 
 /// Workers whose windows are over.
 static THROUGH: AtomicU32 = AtomicU32::new(0);
@@ -40,12 +43,23 @@ pub(crate) fn nobody_is_hinted_for_others_on_an_idle_machine(stage: &mut Stage) 
         }
         lost += seen.lost;
     }
-    // LOCAL speaks of the worker itself: the kernel's own threads had its CPU, for long by a translated clock.
+    // LOCAL is for workers with tasks of their own.
     let local = hints.remove("Local").unwrap_or(0);
     let for_others: u64 = hints.values().sum();
     println!("{IDLE} {for_others} {local} {seconds} {lost}");
     // The first scenario: clients that lost an agent, which look for it now and then, come later. Still something may wake.
+    ensure!(local == 0, "{local} LOCAL hints to workers without tasks");
     ensure!(for_others <= seconds / 5, "{hints:?} in {seconds} s; the workers lost their CPUs {lost} times");
+    // One that has some is told of its own time by the same agent.
+    let rotates = std::thread::spawn(|| -> Result<u64> {
+        bind(None, OWN)?;
+        let config = WorkerConfig::new("rotates").socket(socket()).rotates_after(ROTATION);
+        let _worker = Worker::try_register(config).map_err(|why| anyhow!("cannot register: {why:?}"))?;
+        Ok(computed(ROTATING).get("Local").copied().unwrap_or(0))
+    });
+    let told = rotates.join().map_err(|_| anyhow!("the worker panicked"))??;
+    let most = ROTATING.as_millis().div_euclid(ROTATION.as_millis()) as u64;
+    ensure!(told >= most / 4, "{told} hints of own time, of {most}");
     Ok(())
 }
 
