@@ -9,6 +9,8 @@
 //! | `GET /big/BYTES` | that many bytes |
 //! | `GET /eat/MIB` | takes and keeps that much memory |
 //! | `GET /exit/STATUS` | the process exits with that status |
+//! | `GET /visits` | counts in `/data/visits`, on disk before it answers; a manifest mounts a volume there |
+//! | `GET /secret` | how long the secret `PASSWORD` is |
 //!
 //! Connections are kept for further requests as HTTP/1.1 has it.
 //!
@@ -16,11 +18,13 @@
 
 #![forbid(unsafe_code)]
 
+use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Ipv6Addr, TcpListener, TcpStream};
+use std::path::Path;
 use std::process::ExitCode;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 /// Longest request line that is read, in bytes.
@@ -28,6 +32,14 @@ const LONGEST_LINE: u64 = 8 * 1024;
 
 static SICK: AtomicBool = AtomicBool::new(false);
 static EATEN: Mutex<Vec<Vec<u8>>> = Mutex::new(Vec::new());
+/// Held while a visit is counted.
+static VISIT: Mutex<()> = Mutex::new(());
+
+/// Where visits are counted.
+const VISITS: &str = "/data/visits";
+
+/// Where Holm puts the secret.
+const PASSWORD: &str = "/run/secrets/PASSWORD";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -137,8 +149,33 @@ fn page(path: &str) -> (&'static str, Vec<u8>) {
             say(&mut io::stdout(), &format!("hello: exiting with status {status} as asked"));
             std::process::exit(i32::try_from(status).unwrap_or(1))
         }
+        ("visits", None) => match visit() {
+            Ok(nth) => ("200 OK", format!("visit {nth}\n").into_bytes()),
+            Err(error) => ("500 Internal Server Error", format!("{VISITS}: {error}\n").into_bytes()),
+        },
+        ("secret", None) => match std::fs::read(PASSWORD) {
+            Ok(value) => ("200 OK", format!("PASSWORD has {} bytes\n", value.len()).into_bytes()),
+            Err(error) => ("404 Not Found", format!("{PASSWORD}: {error}\n").into_bytes()),
+        },
         _ => ("404 Not Found", b"no such page\n".to_vec()),
     }
+}
+
+/// Counts one visit more.
+fn visit() -> io::Result<u64> {
+    let _turn = VISIT.lock().unwrap_or_else(PoisonError::into_inner);
+    let before = match std::fs::read_to_string(VISITS) {
+        Ok(text) => text.trim().parse().map_err(|_| io::Error::other("not a number"))?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => 0u64,
+        Err(error) => return Err(error),
+    };
+    let fresh = format!("{VISITS}.new");
+    let mut file = File::create(&fresh)?;
+    writeln!(file, "{}", before + 1)?;
+    file.sync_all()?;
+    std::fs::rename(&fresh, VISITS)?;
+    File::open(Path::new(VISITS).parent().unwrap_or(Path::new("/")))?.sync_all()?;
+    Ok(before + 1)
 }
 
 fn greeting() -> Vec<u8> {

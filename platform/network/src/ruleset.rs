@@ -12,6 +12,9 @@ use crate::taps::Tap;
 /// An empty chain of this name in a Holm table says: forwarding was off before Holm came.
 pub(crate) const FORWARDING_WAS_OFF: &str = "forwarding_was_off";
 
+/// ICMPv6 by its number: names of protocols are in `/etc/protocols`, which small systems do not have.
+const ICMPV6: u8 = 58;
+
 /// What the table depends on.
 #[derive(Debug)]
 pub(crate) struct Ruleset<'a> {
@@ -56,7 +59,7 @@ chain spoofing {{
 chain check_source {{
     iifname . ip6 saddr @sources return
     # Neighbour discovery and echo on the link itself; duplicate address detection has no source yet.
-    ip6 saddr {{ fe80::/10, :: }} meta l4proto ipv6-icmp return
+    ip6 saddr {{ fe80::/10, :: }} meta l4proto {ICMPV6} return
     drop
 }}
 chain to_host {{
@@ -65,7 +68,7 @@ chain to_host {{
 }}
 chain from_guest_to_host {{
     ct state established,related accept
-    meta l4proto ipv6-icmp accept
+    meta l4proto {ICMPV6} accept
     drop
 }}
 chain routed {{
@@ -127,6 +130,15 @@ mod tests {
         assert!(text.contains(&format!("\"{p}1\" : 2, \"{p}2\" : 1, \"{p}3\" : 2")), "{text}");
         assert!(text.contains(&format!("\"{p}3\" . {}", prefix.instance(3))), "{text}");
         assert!(text.contains("chain forwarding_was_off"));
+    }
+
+    #[test]
+    fn protocols_are_numbers() {
+        let (tag, prefix) = (HostTag::of_host("host"), UlaPrefix::of_host("host"));
+        let text = Ruleset { tag, prefix, forwarding_was_off: false, taps: &[] }.render();
+        let protocols: Vec<_> = text.lines().filter_map(|line| line.split_once("l4proto ")).collect();
+        assert_eq!(protocols.len(), 2);
+        assert!(protocols.iter().all(|(_, rest)| rest.starts_with(|c: char| c.is_ascii_digit())), "{protocols:?}");
     }
 
     #[test]

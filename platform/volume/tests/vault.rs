@@ -181,6 +181,22 @@ fn only_new_chunks_are_sent_and_zeroes_never() {
     });
 }
 
+#[tokio::test(start_paused = true)]
+async fn no_more_is_moved_in_a_second_than_may_be() {
+    let mut site = Site::new();
+    (0..20).for_each(|place| site.write(place, u8::try_from(place + 1).unwrap()));
+    let (new, rate) = (site.next().await, Rate::new(50));
+    let begun = tokio::time::Instant::now();
+    let id = site.vault.make(new, &rate).await.unwrap().id;
+    let objects: Vec<_> = site.store.list(Some(&object_store::path::Path::from("chunks"))).try_collect().await.unwrap();
+    let seconds = objects.iter().map(|object| object.size).sum::<u64>() / 50;
+    assert!(objects.len() == 20 && seconds > 20, "{} objects for {seconds} s", objects.len());
+    assert!(begun.elapsed() >= Duration::from_secs(seconds), "{:?} instead of {seconds} s", begun.elapsed());
+    let begun = tokio::time::Instant::now();
+    site.vault.verify(&id, &Rate::new(50)).await.unwrap();
+    assert!(begun.elapsed() >= Duration::from_secs(seconds), "{:?} instead of {seconds} s", begun.elapsed());
+}
+
 #[test]
 fn a_damaged_cut_or_missing_object_is_told_and_never_restored() {
     run(async {

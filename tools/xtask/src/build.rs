@@ -81,11 +81,12 @@ fn build_quietly(build: &mut std::process::Command) -> Result<()> {
     output(build.arg("--quiet")).map(drop).context("the build failed")
 }
 
-/// Builds Holm for use and puts `holm`, the guest's PID 1, the systemd unit and the manual pages into `target/dist`.
+/// Builds Holm for use and puts `holm`, the guest's PID 1, the systemd unit, the manual pages and an image of the example app
+/// into `target/dist`.
 ///
 /// # Errors
 /// When something does not build or cannot be copied.
-pub fn dist() -> Result<()> {
+pub fn dist() -> Result<PathBuf> {
     let programs = programs(Profile::Release)?;
     let folder = target().join("dist");
     std::fs::create_dir_all(&folder)?;
@@ -97,6 +98,11 @@ pub fn dist() -> Result<()> {
     let mut manual = std::process::Command::new(folder.join("holm"));
     let made = manual.args(["--quiet", "docs", "--man"]).arg(folder.join("man")).status()?;
     anyhow::ensure!(made.success(), "the manual pages could not be written");
+    let example = folder.join("hello");
+    if example.exists() {
+        std::fs::remove_dir_all(&example).with_context(|| format!("cannot clear {}", example.display()))?;
+    }
+    crate::images::hello(&example, &programs.hello)?;
     println!("{}/holm is ready; its guests start with holm-linux-init beside it", folder.display());
-    Ok(())
+    Ok(folder)
 }

@@ -61,7 +61,7 @@ enum Morpheus {
 fn main() -> anyhow::Result<ExitCode> {
     match Arguments::parse().task {
         Task::Demo(options) => demo::run(&options)?,
-        Task::Dist => build::dist()?,
+        Task::Dist => drop(build::dist()?),
         Task::Fuzz(options) => fuzz::run(&options)?,
         Task::Bench(Bench::Platform(options)) => bench::platform(&options)?,
         Task::Bench(Bench::Morpheus(options)) => bench::morpheus::run(&options)?,

@@ -68,7 +68,7 @@ pub(crate) async fn of_machine(state_dir: &Path) -> Vec<Finding> {
         Ok(()) => finding("network", FindingLevel::Ok, "taps and routed IPv6 are possible"),
         Err(missing) => Finding {
             hint: Some("run Holm as root, or with CAP_NET_ADMIN, for routed IPv6 and apps kept apart".to_owned()),
-            ..finding("network", FindingLevel::Warn, format!("QEMU's user network: {missing}"))
+            ..finding("network", FindingLevel::Warn, format!("QEMU's user network: {}", super::images::chain(&missing)))
         },
     });
     findings.extend(checks::state_folder(state_dir));

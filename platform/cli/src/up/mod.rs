@@ -12,6 +12,7 @@
 //! | `front` | the ingress, following the state |
 //! | `guest` | guest kernels: listed and imported |
 //! | `metrics` | figures for Prometheus |
+//! | `notify` | the service manager hears that Holm answers |
 //! | `secrets` | changes of secrets, and which sets are kept |
 //! | `images` | the image store, for the control plane |
 //! | `storage` | volumes, snapshots and backups |
@@ -28,6 +29,7 @@ mod guest;
 mod images;
 mod logs;
 mod metrics;
+mod notify;
 mod secrets;
 mod storage;
 
@@ -329,6 +331,9 @@ impl Site {
         let mut interrupt = signal(SignalKind::interrupt()).context("cannot watch for signals")?;
         let mut terminate = signal(SignalKind::terminate()).context("cannot watch for signals")?;
         tracing::info!(state = %state_dir.display(), "holm is up");
+        if let Err(error) = notify::ready() {
+            tracing::warn!(%error, "the service manager cannot be told that holm is up");
+        }
         let how = tokio::select! {
             ended = &mut api => {
                 ended.context("the API panicked")?.context("the API failed")?;
@@ -471,7 +476,7 @@ fn network(choice: NetworkChoice, host_id: &str) -> Result<(NetworkMode, &'stati
         }
         (NetworkChoice::Privileged, Some(missing)) => bail!("the privileged network is not possible: {missing}"),
         (_, Some(missing)) => {
-            tracing::warn!(%missing, "instances use QEMU's user network");
+            tracing::warn!(missing = %images::chain(&missing), "instances use QEMU's user network");
             Ok((NetworkMode::User, "user"))
         }
     }

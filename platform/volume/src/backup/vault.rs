@@ -61,6 +61,18 @@ impl Vault {
     /// # Errors
     /// [`BackupError::Address`].
     pub fn open(address: &str, key: BackupKey) -> Result<Self, BackupError> {
+        Self::open_with(address, key, std::env::vars())
+    }
+
+    /// The same with these settings instead of the environment's.
+    ///
+    /// # Errors
+    /// [`BackupError::Address`].
+    pub fn open_with(
+        address: &str,
+        key: BackupKey,
+        settings: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self, BackupError> {
         let wrong = |why: String| BackupError::Address { address: address.to_owned(), why };
         if address.starts_with('/') {
             let folder = PathBuf::from(address);
@@ -76,7 +88,7 @@ impl Vault {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let url = url::Url::parse(address).map_err(|error| wrong(error.to_string()))?;
         let names = |(name, value): (String, String)| name.starts_with("AWS_").then(|| (name.to_lowercase(), value));
-        let opened = object_store::parse_url_opts(&url, std::env::vars().filter_map(names));
+        let opened = object_store::parse_url_opts(&url, settings.into_iter().filter_map(names));
         let (store, root) = opened.map_err(|error| wrong(error.to_string()))?;
         Ok(Self { store: Arc::from(store), root, key, local: None })
     }

@@ -5,9 +5,13 @@
 //! | `rollouts` | deployments under load: no connection may fail |
 //! | `databases` | Redis and PostgreSQL keep on their volumes what they acknowledged |
 //! | `crash` | kills at random moments: nothing acknowledged is lost, nothing is left, everything converges |
+//! | `guide` | the operator guide, word by word, on a fresh Debian |
+//! | `machine` | that Debian: a container with systemd and a network of its own |
 
 pub mod crash;
 pub mod databases;
+pub mod guide;
+mod machine;
 pub mod rollouts;
 
 use clap::Subcommand;
@@ -21,6 +25,8 @@ pub enum Task {
     Crash(crash::Options),
     /// Restart, roll out, kill, copy, back up and restore databases; nothing they acknowledged may be missing
     Databases(databases::Options),
+    /// Follow the operator guide on a fresh Debian in a container, every command of it (as root)
+    Guide(guide::Options),
 }
 
 /// Runs it.
@@ -32,5 +38,6 @@ pub fn run(task: &Task) -> anyhow::Result<()> {
         Task::Rollouts(options) => rollouts::run(options),
         Task::Crash(options) => crash::run(options),
         Task::Databases(options) => databases::run(options),
+        Task::Guide(options) => guide::run(options),
     }
 }
