@@ -246,13 +246,16 @@ proptest! {
         // Everything that was begun ends, and the queue runs dry.
         for round in 0.. {
             prop_assert!(round < 1000, "the queue does not run dry: {:?}", bench.doing);
-            let waited = bench.waiting();
             for thread in 0..4 {
                 if thread >= 2 && bench.doing[thread] == Doing::Nothing {
                     bench.begin(thread, 0, 0);
                 }
+                // Who is woken has its answer before it calls again.
+                let waited = bench.waiting();
                 bench.enter(thread);
+                bench.woken(waited);
             }
+            let waited = bench.waiting();
             bench.work();
             bench.woken(waited);
             let (id, _) = bench.kernel.channels.iter().next().unwrap();
