@@ -65,7 +65,7 @@ impl Place {
 }
 
 /// Control characters would let a file write to the terminal; a tab counts as one blank so that carets stay true.
-fn printable(c: char) -> char {
+pub(crate) fn printable(c: char) -> char {
     match c {
         '\t' => ' ',
         c if c.is_control() => '\u{fffd}',
@@ -175,7 +175,9 @@ impl<'a> Sink<'a> {
         }
         let at = Place::new(self.source, span.clone());
         let start = span.start;
-        let diagnostic = Diagnostic { message: message.into(), at, label: String::new(), expected: None, also: None };
+        // Errors of all kinds of values speak here, and quote them.
+        let message = message.into().chars().map(printable).collect();
+        let diagnostic = Diagnostic { message, at, label: String::new(), expected: None, also: None };
         Report { sink: self, entry: Some((start, diagnostic)) }
     }
 

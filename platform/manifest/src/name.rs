@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::diagnostic::printable;
+
 /// Longest name, in bytes. Short enough that `app.env.process.number` stays far below the limits of file names.
 pub(crate) const MAX_NAME: usize = 40;
 
@@ -30,7 +32,7 @@ fn check(name: &str) -> Result<(), NameError> {
     }
     let letters = name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
     if !letters || !name.as_bytes()[0].is_ascii_lowercase() || name.ends_with('-') {
-        return Err(NameError::BadCharacter(name.chars().take(MAX_NAME).collect()));
+        return Err(NameError::BadCharacter(name.chars().take(MAX_NAME).map(printable).collect()));
     }
     Ok(())
 }
@@ -137,8 +139,7 @@ impl SecretName {
         let inner = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.');
         let first = name.bytes().next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_');
         if !first || name.len() > MAX_SECRET_NAME || !name.bytes().all(inner) {
-            let start = name.chars().take(20).map(|c| if c.is_control() { '\u{fffd}' } else { c });
-            return Err(SecretNameError(start.collect()));
+            return Err(SecretNameError(name.chars().take(20).map(printable).collect()));
         }
         Ok(Self(name))
     }

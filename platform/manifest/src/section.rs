@@ -4,7 +4,7 @@ use std::ops::{Range, RangeInclusive};
 
 use toml_edit::{Item, TableLike, Value};
 
-use crate::diagnostic::{Sink, nearest};
+use crate::diagnostic::{Sink, nearest, printable};
 
 /// A table of the file.
 pub(crate) struct Section<'d> {
@@ -70,7 +70,7 @@ impl<'d> Section<'d> {
 
 /// A name from the file, short enough for a message and without control characters.
 fn printed(word: &str) -> String {
-    word.chars().take(60).map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+    word.chars().take(60).map(printable).collect()
 }
 
 impl<'d> Field<'d> {
