@@ -21,6 +21,9 @@ const MANIFEST: &str = r#"schema = 1
 app = "keeper"
 [process.web]
 memory = "64MiB"
+[process.web.health]
+exec = ["/bin/sh", "-c", "test -s /run/secrets/PASSWORD"]
+interval = "1s"
 [process.web.stop]
 grace = "2s"
 [secrets]
