@@ -79,7 +79,14 @@ fn kills(options: &Options) -> Result<()> {
         ensure!(accepted, "deployment {nth} was not accepted");
         std::thread::park_timeout(Duration::from_millis(dice.below(6000)));
         let whom = ["qemu-system-x86_64", "ingress", "holm", "holm"][usize::try_from(dice.below(4))?];
-        let victims = if whom == "ingress" { holm.site.ingresses()? } else { holm.processes(whom)? };
+        let victims = match whom {
+            "ingress" => holm.site.ingresses()?,
+            // By its lock: a process that it is starting has its program for a moment.
+            "holm" => {
+                std::fs::read_to_string(holm.site.state().join("holm.lock"))?.trim().parse().into_iter().collect()
+            }
+            _ => holm.processes(whom)?,
+        };
         let at = usize::try_from(dice.below(victims.len() as u64)).unwrap_or(0);
         let Some(victim) = victims.get(at).and_then(|pid| i32::try_from(*pid).ok()).and_then(Pid::from_raw) else {
             println!("kill {nth}: there is no {whom} to kill just now");
@@ -88,7 +95,7 @@ fn kills(options: &Options) -> Result<()> {
         let begun = Instant::now();
         let _ = kill_process(victim, Signal::KILL);
         if whom == "holm" {
-            until_gone(&holm)?;
+            until_gone(victim)?;
             holm.up()?;
         }
         // A microVM of the new release that was killed fails its deployment; the one before then serves.
@@ -106,10 +113,14 @@ fn kills(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// Waits until the killed Holm is gone, and its lock with it.
-fn until_gone(holm: &Installation) -> Result<()> {
+/// Waits until a killed process is gone, and its locks with it: those are given back later than its program.
+fn until_gone(killed: Pid) -> Result<()> {
     let deadline = Instant::now() + PATIENCE;
-    while !holm.processes("holm")?.is_empty() {
+    let lives = || {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", killed.as_raw_nonzero())).unwrap_or_default();
+        stat.rsplit_once(") ").is_some_and(|(_, fields)| !fields.starts_with(['Z', 'X']))
+    };
+    while lives() {
         ensure!(Instant::now() < deadline, "the killed Holm is still there");
         std::thread::park_timeout(Duration::from_millis(20));
     }
@@ -131,7 +142,7 @@ fn converge(holm: &Installation, port: u16, deployment: u32) -> Result<()> {
 }
 
 fn settled(holm: &Installation, port: u16, deployment: u32) -> Result<()> {
-    let status = holm.site.json(&["status", "crash"])?;
+    let status = holm.site.json(&["status", "hello"])?;
     let newest = &status["apps"][0]["deployment"];
     ensure!(newest["deployment"] == deployment, "deployment {deployment} was accepted, and the newest is {newest}");
     let under_way = newest["ended_at"].is_null();
