@@ -159,12 +159,28 @@ fn restrict_files() {
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o027));
 }
 
-/// Says plainly that Holm runs already: the locks in the state folder would say so in other words.
+/// Says plainly that Holm runs already: the locks in the state folder would say so in other words. One that was killed may
+/// have left a process that it was just starting, which has its socket and its locks until it is the program it becomes.
 async fn refuse_second(state_dir: &Path) -> Result<()> {
-    if holm_api::socket::connect(state_dir).await.is_ok() {
-        bail!("a Holm runs there already; `holm down --keep-instances` ends it and leaves its microVMs running");
+    const PATIENCE: Duration = Duration::from_secs(5);
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    while holm_api::socket::connect(state_dir).await.is_ok() {
+        if holder_lives(state_dir) || tokio::time::Instant::now() >= deadline {
+            bail!("a Holm runs there already; `holm down --keep-instances` ends it and leaves its microVMs running");
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
     Ok(())
+}
+
+/// Whether the process lives whose number is in the lock of the state folder; also when that cannot be told.
+fn holder_lives(state_dir: &Path) -> bool {
+    let number = std::fs::read_to_string(state_dir.join("holm.lock")).ok();
+    let number = number.and_then(|number| number.trim().parse::<u32>().ok());
+    number.is_none_or(|number| {
+        let stat = std::fs::read_to_string(format!("/proc/{number}/stat")).unwrap_or_default();
+        stat.rsplit_once(") ").is_some_and(|(_, fields)| !fields.starts_with(['Z', 'X']))
+    })
 }
 
 /// Lets this process have as many file descriptors as the system allows: each connection takes two.
