@@ -13,6 +13,7 @@
 //! | `guest` | guest kernels: listed and imported |
 //! | `metrics` | figures for Prometheus |
 //! | `notify` | the service manager hears that Holm answers |
+//! | `second` | a Holm beside one that runs is refused |
 //! | `secrets` | changes of secrets, and which sets are kept |
 //! | `images` | the image store, for the control plane |
 //! | `storage` | volumes, snapshots and backups |
@@ -30,6 +31,7 @@ mod images;
 mod logs;
 mod metrics;
 mod notify;
+mod second;
 mod secrets;
 mod storage;
 
@@ -149,7 +151,7 @@ fn runtime() -> Result<Runtime> {
 async fn run_to_the_end(options: &UpOptions) -> Result<()> {
     raise_descriptors();
     let state_dir = &options.state;
-    refuse_second(state_dir).await?;
+    second::refuse(state_dir).await?;
     std::fs::create_dir_all(state_dir).with_context(|| format!("cannot make {}", state_dir.display()))?;
     Site::start(options).await?.serve().await
 }
@@ -157,30 +159,6 @@ async fn run_to_the_end(options: &UpOptions) -> Result<()> {
 /// Lets this process make files for its user and group only: logs of apps, events and settings are not for everybody.
 fn restrict_files() {
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o027));
-}
-
-/// Says plainly that Holm runs already: the locks in the state folder would say so in other words. One that was killed may
-/// have left a process that it was just starting, which has its socket and its locks until it is the program it becomes.
-async fn refuse_second(state_dir: &Path) -> Result<()> {
-    const PATIENCE: Duration = Duration::from_secs(5);
-    let deadline = tokio::time::Instant::now() + PATIENCE;
-    while holm_api::socket::connect(state_dir).await.is_ok() {
-        if holder_lives(state_dir) || tokio::time::Instant::now() >= deadline {
-            bail!("a Holm runs there already; `holm down --keep-instances` ends it and leaves its microVMs running");
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    Ok(())
-}
-
-/// Whether the process lives whose number is in the lock of the state folder; also when that cannot be told.
-fn holder_lives(state_dir: &Path) -> bool {
-    let number = std::fs::read_to_string(state_dir.join("holm.lock")).ok();
-    let number = number.and_then(|number| number.trim().parse::<u32>().ok());
-    number.is_none_or(|number| {
-        let stat = std::fs::read_to_string(format!("/proc/{number}/stat")).unwrap_or_default();
-        stat.rsplit_once(") ").is_some_and(|(_, fields)| !fields.starts_with(['Z', 'X']))
-    })
 }
 
 /// Lets this process have as many file descriptors as the system allows: each connection takes two.
