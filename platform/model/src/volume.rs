@@ -11,6 +11,7 @@ use uuid::Uuid;
 use crate::event::{Event, Recorded};
 use crate::id::{AppKey, ParseIdError};
 use crate::state::{DocumentKey, State};
+use crate::text::as_text;
 
 /// A volume of an app in one of its environments. Written `hello:data`, or `hello/staging:data` outside `prod`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -37,18 +38,7 @@ impl std::str::FromStr for VolumeId {
     }
 }
 
-impl TryFrom<String> for VolumeId {
-    type Error = ParseIdError;
-    fn try_from(text: String) -> Result<Self, ParseIdError> {
-        text.parse()
-    }
-}
-
-impl From<VolumeId> for String {
-    fn from(id: VolumeId) -> Self {
-        id.to_string()
-    }
-}
+as_text!(VolumeId);
 
 /// The number of a volume: that of the event that made it. A volume that is made again under the same name has another,
 /// so what an earlier one left on a host is never taken for it.
