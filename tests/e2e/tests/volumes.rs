@@ -1,9 +1,12 @@
-//! Volumes on real microVMs: Redis of Debian packages keeps its data over everything that befalls it.
+//! Volumes on real microVMs: Redis of Debian packages keeps its data over everything that befalls it. Backups go to an S3
+//! server on loopback.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
 use holm_e2e::{Batch, Test, run, wait_for};
+use holm_s3_server::{SECRET, Server};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use xtask::images;
@@ -18,13 +21,16 @@ const TESTS: [Test; 5] = [
 ];
 
 fn main() -> ExitCode {
-    let batch = Batch::new(&[]).map(|mut batch| {
-        let store = batch.path().join("backups").display().to_string();
-        let port = xtask::site::free_port().unwrap_or(8443).to_string();
-        for word in ["--network", "user", "--sni-port", &port, "--backups", &store] {
-            batch.up.push(word.to_owned());
-        }
-        batch
+    // Lives as long as the tests: `run` ends with the value that ends the program.
+    let mut server = None;
+    let port = xtask::site::free_port().unwrap_or(8443).to_string();
+    let up = ["--network", "user", "--sni-port", &port, "--backups", "s3://bucket/some/folder"];
+    let batch = Batch::new(&up).and_then(|mut batch| {
+        let buckets = batch.path().join("buckets");
+        std::fs::create_dir_all(buckets.join("bucket"))?;
+        let serving = server.insert(Server::start(&buckets)?);
+        batch.environment = serving.environment().to_vec();
+        Ok(batch)
     });
     run(batch, Batch::begin, &TESTS, ("down_leaves_the_volumes_and_nothing_else", down))
 }
@@ -172,6 +178,8 @@ fn backup(batch: &Batch) -> Result<()> {
     batch.site.ok(&["backups", "verify", "keeper:data"])?;
     let first = format!("keeper:data@{}", moment(&whole)?);
     batch.site.ok(&["backups", "verify", &first])?;
+    ensure!(chunks(batch)? > 0, "they are not in the bucket");
+    credentials_stay_with_holm(batch)?;
     batch.site.ok(&["backups", "restore", "keeper:data", "--to", "back:data"])?;
     deploy(batch, "back", "one")?;
     ensure!(redis(batch, "back", &["get", "word"])? == "third", "not what it was");
@@ -180,6 +188,34 @@ fn backup(batch: &Batch) -> Result<()> {
     let left = batch.site.ok(&["backups", "list"])?;
     ensure!(!left.contains(&first) && left.contains("keeper:data@"), "{left}");
     batch.site.ok(&["backups", "verify", "keeper:data"]).map(drop)
+}
+
+/// Bytes of the chunks in the bucket.
+fn chunks(batch: &Batch) -> Result<u64> {
+    fn bytes(folder: &Path) -> std::io::Result<u64> {
+        std::fs::read_dir(folder)?.try_fold(0, |sum, entry| {
+            let entry = entry?;
+            let size = if entry.file_type()?.is_dir() { bytes(&entry.path())? } else { entry.metadata()?.len() };
+            Ok(sum + size)
+        })
+    }
+    let folder = batch.path().join("buckets/bucket/some/folder/chunks");
+    bytes(&folder).with_context(|| format!("cannot read {}", folder.display()))
+}
+
+/// The store's secret is in the environment of `holm up`, which needs it, and of no other process of the installation.
+fn credentials_stay_with_holm(batch: &Batch) -> Result<()> {
+    let mut knows = Vec::new();
+    for (pid, line) in batch.site.processes()? {
+        // One that has ended knows nothing.
+        let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        ensure!(!line.contains(SECRET), "it stands in a command line: {line}");
+        if String::from_utf8_lossy(&environment).contains(SECRET) {
+            knows.push(line);
+        }
+    }
+    ensure!(knows.len() == 1 && knows[0].contains("/holm up "), "who knows the secret: {knows:#?}");
+    Ok(())
 }
 
 fn refused(batch: &Batch) -> Result<()> {
