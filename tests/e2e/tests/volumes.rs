@@ -1,8 +1,10 @@
 //! Volumes on real microVMs: Redis of Debian packages keeps its data over everything that befalls it. Backups go to an S3
 //! server on loopback.
 
+use std::io::Write;
 use std::path::Path;
-use std::process::ExitCode;
+use std::process::{Child, ExitCode, Stdio};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use holm_e2e::{Batch, Test, run, wait_for};
@@ -10,6 +12,7 @@ use holm_s3_server::{SECRET, Server};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use xtask::images;
+use xtask::site::Ran;
 use xtask::workspace::cache;
 
 const TESTS: [Test; 5] = [
@@ -187,7 +190,45 @@ fn backup(batch: &Batch) -> Result<()> {
     batch.site.ok(&["backups", "prune", "keeper:data", "--keep", "1"])?;
     let left = batch.site.ok(&["backups", "list"])?;
     ensure!(!left.contains(&first) && left.contains("keeper:data@"), "{left}");
+    throttled(batch)?;
     batch.site.ok(&["backups", "verify", "keeper:data"]).map(drop)
+}
+
+/// A backup that may move little at a time keeps to that, and the app writes all along.
+fn throttled(batch: &Batch) -> Result<()> {
+    const MIB: u64 = 4;
+    // Random, so that compression takes nothing away.
+    let noise = format!("bs=1M count={MIB}");
+    let write = format!("/bin/busybox dd if=/dev/urandom of=/data/noise {noise} && /bin/busybox sync");
+    batch.site.ok(&["exec", "keeper", "--", "/bin/busybox", "sh", "-c", &write])?;
+
+    let before = chunks(batch)?;
+    let began = Instant::now();
+    let mut command = batch.site.holm(&["--json", "backups", "create", "keeper:data", "--rate", "1"]);
+    let mut making = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().context("cannot start holm")?;
+    let answered = answers_until_it_ends(batch, &mut making);
+    let made = Ran::from(making.wait_with_output()?).ok(&["backups", "create"])?;
+    let (took, answered) = (began.elapsed(), answered?);
+    ensure!(answered > 0, "nothing was asked of the app while the backup was made");
+    let sent = chunks(batch)? - before;
+    ensure!(sent >= MIB << 20, "{sent} bytes were sent: {made}");
+    let least = Duration::from_micros(sent * 1_000_000 / (1 << 20));
+    ensure!(took >= least, "{sent} bytes at 1 MiB/s take {least:?}, and took {took:?}");
+    writeln!(std::io::stderr(), "{answered} writes beside a backup of {sent} bytes in {took:?}")?;
+    Ok(())
+}
+
+/// Writes to the app until the backup is made, and says how often that was acknowledged before.
+fn answers_until_it_ends(batch: &Batch, making: &mut Child) -> Result<u32> {
+    // The copy of the volume that is made first is there until the backup is.
+    let under_way = || files(batch).map(|names| names.iter().any(|name| name.contains("scratch")));
+    wait_for("a backup that is under way", || Ok((making.try_wait()?.is_some() || under_way()?).then_some(())))?;
+    let mut answered = 0;
+    while under_way()? {
+        ensure!(redis(batch, "keeper", &["incr", "beside"])?.parse::<u32>().is_ok(), "it was not written");
+        answered += u32::from(under_way()?);
+    }
+    Ok(answered)
 }
 
 /// Bytes of the chunks in the bucket.
