@@ -1,5 +1,7 @@
 //! CPU shares at work: an app that wants more than there is does not starve another on the same processor.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use std::fs;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
