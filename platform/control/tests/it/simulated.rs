@@ -99,6 +99,7 @@ impl World {
             why: String::new(),
             network: "user".to_owned(),
             memory: Some(MEMORY),
+            disk: None,
         });
         world
     }
