@@ -260,7 +260,8 @@ impl Case<'_> {
     }
 
     fn check_process(&self, process: &ProcessName) -> Result<(), Refusal> {
-        let known: BTreeSet<&ProcessName> = self.state.manifests_of(self.key).flat_map(|m| m.processes.keys()).collect();
+        let known: BTreeSet<&ProcessName> =
+            self.state.manifests_of(self.key).flat_map(|m| m.processes.keys()).collect();
         if known.is_empty() {
             return Err(Refusal::NothingDeployed { app: self.key.clone() });
         }

@@ -21,7 +21,7 @@ fn main() -> ExitCode {
     let batch = Batch::new(&[]).map(|mut batch| {
         let store = batch.path().join("backups").display().to_string();
         let port = xtask::site::free_port().unwrap_or(8443).to_string();
-        for word in ["--network", "user", "--sni-port", &port, "--backups", &store] {
+        for word in ["--network", "user", "--sni-port", &port, "--backups", &store, "--disk", "1GiB"] {
             batch.up.push(word.to_owned());
         }
         batch
@@ -151,12 +151,17 @@ fn snapshot(batch: &Batch) -> Result<()> {
     let taken = batch.site.json(&["snapshots", "create", "keeper:data"])?;
     ensure!(taken["body"]["frozen"] == true, "{taken}");
     redis(batch, "keeper", &["set", "word", "second"])?;
+    let promised = || Ok(batch.site.json(&["status"])?["body"]["disk"]["promised"].as_u64().unwrap_or(0));
+    let with_snapshot: u64 = promised()?;
     let name = format!("keeper:data@{}", moment(&taken)?);
     batch.site.ok(&["snapshots", "restore", &name, "--to", "copy:data"])?;
     deploy(batch, "copy", "one")?;
     ensure!(redis(batch, "copy", &["get", "word"])? == "first", "not what it was");
     ensure!(redis(batch, "keeper", &["get", "word"])? == "second", "the volume itself was changed");
+    // Of what is promised, the snapshot is all that goes with it.
+    let with_copy: u64 = promised()?;
     batch.site.ok(&["snapshots", "delete", &name])?;
+    ensure!(promised()? < with_copy && with_copy > with_snapshot, "{with_snapshot} {with_copy} {}", promised()?);
     // With its volumes: nothing of it is left.
     destroy(batch, "copy")
 }
@@ -187,6 +192,8 @@ fn refused(batch: &Batch) -> Result<()> {
         (&["volumes", "delete", "keeper:data", "--yes"][..], "has it"),
         (&["volumes", "grow", "keeper:data", "--size", "64MiB"], "only grows"),
         (&["volumes", "create", "keeper:data", "--size", "64MiB"], "already"),
+        (&["volumes", "grow", "keeper:data", "--size", "1GiB"], "of the host's 1024 MiB are not promised yet"),
+        (&["volumes", "create", "keeper:more", "--size", "1GiB"], "there is no room on the disk for `keeper:more`"),
         (&["volumes", "inspect", "keeper:other"], "there is no volume"),
         (&["scale", "--app", "keeper", "db=2"], "one writer"),
         (&["snapshots", "restore", "keeper:data@20260131T120000.000Z", "--to", "a:b"], "no snapshot"),

@@ -373,10 +373,8 @@ fn what_does_not_fit_is_refused_with_the_figures_and_what_to_do() {
     let grow = |mib| Command::Volume { volume: volume(0, 0), change: VolumeCommand::Grow { size: size(mib) } };
     refused(ask(&world, &grow(111)));
     assert!(ask(&world, &grow(110)).is_ok());
-    let keep = |mib| Command::Volume {
-        volume: volume(0, 0),
-        change: VolumeCommand::KeepForSnapshots { bytes: mib * MIB },
-    };
+    let keep =
+        |mib| Command::Volume { volume: volume(0, 0), change: VolumeCommand::KeepForSnapshots { bytes: mib * MIB } };
     refused(ask(&world, &keep(11)));
     let scale = |count| Command::Scale { app: app("one"), process: process("web"), instances: Some(count) };
     refused(ask(&world, &scale(3)));
