@@ -151,15 +151,17 @@ fn snapshot(batch: &Batch) -> Result<()> {
     let taken = batch.site.json(&["snapshots", "create", "keeper:data"])?;
     ensure!(taken["body"]["frozen"] == true, "{taken}");
     redis(batch, "keeper", &["set", "word", "second"])?;
-    let promised = || Ok(batch.site.json(&["status"])?["body"]["disk"]["promised"].as_u64().unwrap_or(0));
-    let with_snapshot: u64 = promised()?;
+    let promised = || -> Result<u64> {
+        batch.site.json(&["status"])?["disk"]["promised"].as_u64().context("nothing is said of the disk")
+    };
+    let with_snapshot = promised()?;
     let name = format!("keeper:data@{}", moment(&taken)?);
     batch.site.ok(&["snapshots", "restore", &name, "--to", "copy:data"])?;
     deploy(batch, "copy", "one")?;
     ensure!(redis(batch, "copy", &["get", "word"])? == "first", "not what it was");
     ensure!(redis(batch, "keeper", &["get", "word"])? == "second", "the volume itself was changed");
     // Of what is promised, the snapshot is all that goes with it.
-    let with_copy: u64 = promised()?;
+    let with_copy = promised()?;
     batch.site.ok(&["snapshots", "delete", &name])?;
     ensure!(promised()? < with_copy && with_copy > with_snapshot, "{with_snapshot} {with_copy} {}", promised()?);
     // With its volumes: nothing of it is left.
