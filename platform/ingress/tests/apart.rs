@@ -94,7 +94,7 @@ impl Stage {
     /// This program as the ingress, or a copy of it.
     fn launch(&self, program: &Path) -> Launch {
         let arguments = vec![ROLE.into(), self.socket().into()];
-        Launch { socket: self.socket(), program: program.to_owned(), arguments }
+        Launch { socket: self.socket(), program: program.to_owned(), arguments, environment: Vec::new() }
     }
 
     fn start(&self) -> Apart {

@@ -15,7 +15,7 @@ use anyhow::{Context, Result, bail};
 use libtest_mimic::{Arguments, Failed, Trial};
 use xtask::build::{Profile, programs};
 use xtask::guest::kernel_packages;
-use xtask::site::Site;
+use xtask::site::{Ran, Site};
 use xtask::workspace::{cache, target};
 
 use namespace::World;
@@ -54,6 +54,8 @@ pub struct Batch {
     pub folder: tempfile::TempDir,
     /// How Holm is started.
     pub up: Vec<String>,
+    /// What stands in the environment of `holm up`, and of no other command.
+    pub environment: Vec<(&'static str, String)>,
     /// The network namespaces Holm runs in, when it does not run in the machine's own.
     pub world: Option<World>,
 }
@@ -69,7 +71,7 @@ impl Batch {
         let folder = tempfile::Builder::new().prefix("e2e-").tempdir_in(target())?;
         let site = Site::new(programs, &folder.path().join("state"))?;
         let up = ["up", "--detach"].iter().chain(up).map(|word| (*word).to_owned()).collect();
-        Ok(Self { site, folder, up, world: None })
+        Ok(Self { site, folder, up, environment: Vec::new(), world: None })
     }
 
     /// Puts the installation on the host of `world`.
@@ -94,7 +96,9 @@ impl Batch {
     /// When it does not start.
     pub fn up(&self) -> Result<()> {
         let words: Vec<&str> = self.up.iter().map(String::as_str).collect();
-        self.site.ok(&words).map(drop)
+        let mut up = self.site.holm(&words);
+        up.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        Ran::of(&mut up)?.ok(&words).map(drop)
     }
 
     /// Starts Holm for the first time and gives it a guest to boot.

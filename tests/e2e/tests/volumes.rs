@@ -1,12 +1,18 @@
-//! Volumes on real microVMs: Redis of Debian packages keeps its data over everything that befalls it.
+//! Volumes on real microVMs: Redis of Debian packages keeps its data over everything that befalls it. Backups go to an S3
+//! server on loopback.
 
-use std::process::ExitCode;
+use std::io::Write;
+use std::path::Path;
+use std::process::{Child, ExitCode, Stdio};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use holm_e2e::{Batch, Test, run, wait_for};
+use holm_s3_server::{SECRET, Server};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use xtask::images;
+use xtask::site::Ran;
 use xtask::workspace::cache;
 
 const TESTS: [Test; 5] = [
@@ -18,13 +24,16 @@ const TESTS: [Test; 5] = [
 ];
 
 fn main() -> ExitCode {
-    let batch = Batch::new(&[]).map(|mut batch| {
-        let store = batch.path().join("backups").display().to_string();
-        let port = xtask::site::free_port().unwrap_or(8443).to_string();
-        for word in ["--network", "user", "--sni-port", &port, "--backups", &store, "--disk", "1GiB"] {
-            batch.up.push(word.to_owned());
-        }
-        batch
+    // Lives as long as the tests: `run` ends with the value that ends the program.
+    let mut server = None;
+    let port = xtask::site::free_port().unwrap_or(8443).to_string();
+    let up = ["--network", "user", "--sni-port", &port, "--backups", "s3://bucket/some/folder", "--disk", "2GiB"];
+    let batch = Batch::new(&up).and_then(|mut batch| {
+        let buckets = batch.path().join("buckets");
+        std::fs::create_dir_all(buckets.join("bucket"))?;
+        let serving = server.insert(Server::start(&buckets)?);
+        batch.environment = serving.environment().to_vec();
+        Ok(batch)
     });
     run(batch, Batch::begin, &TESTS, ("down_leaves_the_volumes_and_nothing_else", down))
 }
@@ -179,6 +188,8 @@ fn backup(batch: &Batch) -> Result<()> {
     batch.site.ok(&["backups", "verify", "keeper:data"])?;
     let first = format!("keeper:data@{}", moment(&whole)?);
     batch.site.ok(&["backups", "verify", &first])?;
+    ensure!(chunks(batch)? > 0, "they are not in the bucket");
+    credentials_stay_with_holm(batch)?;
     batch.site.ok(&["backups", "restore", "keeper:data", "--to", "back:data"])?;
     deploy(batch, "back", "one")?;
     ensure!(redis(batch, "back", &["get", "word"])? == "third", "not what it was");
@@ -186,7 +197,73 @@ fn backup(batch: &Batch) -> Result<()> {
     batch.site.ok(&["backups", "prune", "keeper:data", "--keep", "1"])?;
     let left = batch.site.ok(&["backups", "list"])?;
     ensure!(!left.contains(&first) && left.contains("keeper:data@"), "{left}");
+    throttled(batch)?;
     batch.site.ok(&["backups", "verify", "keeper:data"]).map(drop)
+}
+
+/// A backup that may move little at a time keeps to that, and the app writes all along.
+fn throttled(batch: &Batch) -> Result<()> {
+    const MIB: u64 = 4;
+    // Random, so that compression takes nothing away.
+    let noise = format!("bs=1M count={MIB}");
+    let write = format!("/bin/busybox dd if=/dev/urandom of=/data/noise {noise} && /bin/busybox sync");
+    batch.site.ok(&["exec", "keeper", "--", "/bin/busybox", "sh", "-c", &write])?;
+
+    let before = chunks(batch)?;
+    let began = Instant::now();
+    let mut command = batch.site.holm(&["--json", "backups", "create", "keeper:data", "--rate", "1"]);
+    let mut making = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().context("cannot start holm")?;
+    let answered = answers_until_it_ends(batch, &mut making);
+    let made = Ran::from(making.wait_with_output()?).ok(&["backups", "create"])?;
+    let (took, answered) = (began.elapsed(), answered?);
+    ensure!(answered > 0, "nothing was asked of the app while the backup was made");
+    let sent = chunks(batch)? - before;
+    ensure!(sent >= MIB << 20, "{sent} bytes were sent: {made}");
+    let least = Duration::from_micros(sent * 1_000_000 / (1 << 20));
+    ensure!(took >= least, "{sent} bytes at 1 MiB/s take {least:?}, and took {took:?}");
+    writeln!(std::io::stderr(), "{answered} writes beside a backup of {sent} bytes in {took:?}")?;
+    Ok(())
+}
+
+/// Writes to the app until the backup is made, and says how often that was acknowledged before.
+fn answers_until_it_ends(batch: &Batch, making: &mut Child) -> Result<u32> {
+    // The copy of the volume that is made first is there until the backup is.
+    let under_way = || files(batch).map(|names| names.iter().any(|name| name.contains("scratch")));
+    wait_for("a backup that is under way", || Ok((making.try_wait()?.is_some() || under_way()?).then_some(())))?;
+    let mut answered = 0;
+    while under_way()? {
+        ensure!(redis(batch, "keeper", &["incr", "beside"])?.parse::<u32>().is_ok(), "it was not written");
+        answered += u32::from(under_way()?);
+    }
+    Ok(answered)
+}
+
+/// Bytes of the chunks in the bucket.
+fn chunks(batch: &Batch) -> Result<u64> {
+    fn bytes(folder: &Path) -> std::io::Result<u64> {
+        std::fs::read_dir(folder)?.try_fold(0, |sum, entry| {
+            let entry = entry?;
+            let size = if entry.file_type()?.is_dir() { bytes(&entry.path())? } else { entry.metadata()?.len() };
+            Ok(sum + size)
+        })
+    }
+    let folder = batch.path().join("buckets/bucket/some/folder/chunks");
+    bytes(&folder).with_context(|| format!("cannot read {}", folder.display()))
+}
+
+/// The store's secret is in the environment of `holm up`, which needs it, and of no other process of the installation.
+fn credentials_stay_with_holm(batch: &Batch) -> Result<()> {
+    let mut knows = Vec::new();
+    for (pid, line) in batch.site.processes()? {
+        // One that has ended knows nothing.
+        let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        ensure!(!line.contains(SECRET), "it stands in a command line: {line}");
+        if String::from_utf8_lossy(&environment).contains(SECRET) {
+            knows.push(line);
+        }
+    }
+    ensure!(knows.len() == 1 && knows[0].contains("/holm up "), "who knows the secret: {knows:#?}");
+    Ok(())
 }
 
 fn refused(batch: &Batch) -> Result<()> {
@@ -194,8 +271,8 @@ fn refused(batch: &Batch) -> Result<()> {
         (&["volumes", "delete", "keeper:data", "--yes"][..], "has it"),
         (&["volumes", "grow", "keeper:data", "--size", "64MiB"], "only grows"),
         (&["volumes", "create", "keeper:data", "--size", "64MiB"], "already"),
-        (&["volumes", "grow", "keeper:data", "--size", "1GiB"], "of the host's 1024 MiB are not promised yet"),
-        (&["volumes", "create", "keeper:more", "--size", "1GiB"], "there is no room on the disk for `keeper:more`"),
+        (&["volumes", "grow", "keeper:data", "--size", "2GiB"], "of the host's 2048 MiB are not promised yet"),
+        (&["volumes", "create", "keeper:more", "--size", "2GiB"], "there is no room on the disk for `keeper:more`"),
         (&["volumes", "inspect", "keeper:other"], "there is no volume"),
         (&["scale", "--app", "keeper", "db=2"], "one writer"),
         (&["snapshots", "restore", "keeper:data@20260131T120000.000Z", "--to", "a:b"], "no snapshot"),

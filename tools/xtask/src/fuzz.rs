@@ -28,6 +28,18 @@ pub struct Options {
 /// Seconds for each target in `./test`.
 const SHORT: u32 = 60;
 
+/// The same where other tests have the processors first.
+const BESIDE: u32 = 120;
+
+/// How one target did.
+#[derive(Debug)]
+pub(crate) struct Trial {
+    /// Nothing was found that does not hold.
+    pub(crate) held: bool,
+    /// What to tell of it.
+    pub(crate) told: String,
+}
+
 /// Fuzzes as told.
 ///
 /// # Errors
@@ -42,7 +54,8 @@ pub fn run(options: &Options) -> Result<()> {
     let fuzzer = build()?;
     let mut found = Vec::new();
     for target in chosen {
-        let held = fuzz(&fuzzer, target, options.seconds)?;
+        let Trial { held, told } = fuzz(&fuzzer, target, options.seconds)?;
+        println!("{told}");
         if !held {
             found.push(target.name);
         }
@@ -59,20 +72,21 @@ pub fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// The short form for `./test`: which targets hold.
-pub(crate) fn short() -> Result<Vec<bool>> {
+/// The short form for `./test`. All programs of this machine may go first, so it is given more time then: `beside`.
+pub(crate) fn short(beside: bool) -> Result<Vec<Trial>> {
     let fuzzer = build()?;
-    let mut held = Vec::new();
+    let seconds = if beside { BESIDE } else { SHORT };
+    let mut trials = Vec::new();
     // Each has one thread.
     let at_once = std::thread::available_parallelism().map_or(1, usize::from);
     for some in TARGETS.chunks(at_once) {
         let some = std::thread::scope(|scope| {
-            let running: Vec<_> = some.iter().map(|target| scope.spawn(|| fuzz(&fuzzer, *target, SHORT))).collect();
-            running.into_iter().map(|one| one.join().unwrap_or_else(|_| Ok(false))).collect::<Result<Vec<bool>>>()
+            let running: Vec<_> = some.iter().map(|target| scope.spawn(|| fuzz(&fuzzer, *target, seconds))).collect();
+            running.into_iter().map(|one| one.join().expect("a trial does not panic")).collect::<Result<Vec<Trial>>>()
         })?;
-        held.extend(some);
+        trials.extend(some);
     }
-    Ok(held)
+    Ok(trials)
 }
 
 /// Where the inputs on which something did not hold are written.
@@ -111,9 +125,8 @@ pub(crate) fn build() -> Result<PathBuf> {
     Ok(folder.join(HOST).join("fuzz/holm-fuzz"))
 }
 
-/// Runs one target. `false`: something did not hold.
-fn fuzz(fuzzer: &Path, target: Target, seconds: u32) -> Result<bool> {
-    println!("fuzzing {} for {seconds} s", target.name);
+/// Runs one target, after everybody else.
+fn fuzz(fuzzer: &Path, target: Target, seconds: u32) -> Result<Trial> {
     let (own, artifacts) = (collected(target), findings().join(target.name));
     for folder in [&own, &artifacts] {
         std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
@@ -123,7 +136,7 @@ fn fuzz(fuzzer: &Path, target: Target, seconds: u32) -> Result<bool> {
     arguments.push(format!("-artifact_prefix={}/", artifacts.display()));
     arguments.push("-verbosity=0".to_owned());
     arguments.push("-print_final_stats=1".to_owned());
-    let mut run = command(&workspace(), fuzzer, &arguments);
+    let mut run = nice(&workspace(), fuzzer, &arguments);
     run.arg(own).arg(corpus(target)).env("HOLM_FUZZ_TARGET", target.name);
     // Layers are built as files: in memory that is ten times as many a second.
     let memory = Path::new("/dev/shm");
@@ -132,13 +145,14 @@ fn fuzz(fuzzer: &Path, target: Target, seconds: u32) -> Result<bool> {
     }
     let output = run.output().with_context(|| format!("cannot start {}", fuzzer.display()))?;
     let said = String::from_utf8_lossy(&output.stderr);
-    if output.status.success() {
+    let held = output.status.success();
+    let told = if held {
         let count = said.lines().find_map(|line| line.strip_prefix("stat::number_of_executed_units:"));
-        println!("{} held for {} inputs", target.name, count.map_or("some", str::trim));
+        format!("{} held for {} inputs in {seconds} s", target.name, count.map_or("some", str::trim))
     } else {
-        println!("{said}\nthe inputs are in {}", artifacts.display());
-    }
-    Ok(output.status.success())
+        format!("{said}\n{} does not hold; the inputs are in {}", target.name, artifacts.display())
+    };
+    Ok(Trial { held, told })
 }
 
 /// Adds to the corpus of the repository what reaches something new, the smallest inputs first.
@@ -151,5 +165,5 @@ fn merge(fuzzer: &Path, target: Target) -> Result<()> {
 }
 
 fn limits(target: Target) -> Vec<String> {
-    vec![format!("-max_len={}", target.longest), "-timeout=20".to_owned(), "-rss_limit_mb=2048".to_owned()]
+    vec![format!("-max_len={}", target.longest), "-timeout=60".to_owned(), "-rss_limit_mb=2048".to_owned()]
 }

@@ -16,9 +16,10 @@ use crate::site::loopback;
 /// Longest wait for a connection or an answer: longer is a failure.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Connections that are kept at the same time, what each carries, and the rest between two requests.
+/// Connections that are kept at the same time, for how long, and the rest between two requests. A busy host answers late: what
+/// ends them is time, so that no connection outlives what an instance that is drained allows.
 const KEPT: usize = 4;
-const REQUESTS: u32 = 40;
+const KEPT_FOR: Duration = Duration::from_secs(2);
 const REST: Duration = Duration::from_millis(50);
 
 /// Requests that may be unanswered at the same time; more means that the app hangs.
@@ -167,19 +168,20 @@ fn keep_asking(books: &Books, port: u16) {
     }
 }
 
-/// Many requests on one connection. It ends when it has carried them, or when the app says that it closes.
+/// Requests on one connection, until its time is over or the app says that it closes.
 fn one_connection(books: &Books, port: u16) -> Result<()> {
     let mut stream = TcpStream::connect_timeout(&loopback(port), PATIENCE).context("cannot connect")?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_nodelay(true)?;
     let mut answers = BufReader::new(stream.try_clone()?);
-    for nth in 0..REQUESTS {
+    let begun = Instant::now();
+    for nth in 0_u32.. {
         stream
             .write_all(b"GET / HTTP/1.1\r\nHost: holm\r\n\r\n")
             .with_context(|| format!("cannot send request {nth}"))?;
         let closes = answer(&mut answers).with_context(|| format!("no answer to request {nth}"))?;
         books.requests.fetch_add(1, Ordering::Relaxed);
-        if closes || !books.goes_on() {
+        if closes || !books.goes_on() || begun.elapsed() >= KEPT_FOR {
             break;
         }
         std::thread::park_timeout(REST);

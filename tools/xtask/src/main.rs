@@ -1,4 +1,4 @@
-//! `cargo xtask`: the demo, the test runner, the benchmarks.
+//! `cargo xtask`: the demo, the tests short and long, the benchmarks, the builds of what `cargo build` does not make.
 
 #![forbid(unsafe_code)]
 
@@ -37,7 +37,7 @@ enum Task {
     Morpheus(Morpheus),
     /// Run every test, or the named stages
     Test {
-        /// Stages: format, lints, dependencies, docs, tests, fuzz, kernel, python, end-to-end
+        /// Stages: format, lints, docs, tests, kernel, figures, python, end-to-end, fuzz, dependencies
         stages: Vec<String>,
     },
 }

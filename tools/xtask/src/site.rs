@@ -29,6 +29,34 @@ pub struct Ran {
     pub stderr: String,
 }
 
+impl Ran {
+    /// Runs `command` to its end, whatever the end.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn of(command: &mut Command) -> Result<Self> {
+        command.output().map(Self::from).context("cannot start holm")
+    }
+
+    /// The standard output of `holm` with `arguments`.
+    ///
+    /// # Errors
+    /// When it ended with another status than 0; the message has what it wrote.
+    pub fn ok(self, arguments: &[&str]) -> Result<String> {
+        if self.status != 0 {
+            bail!("`holm {}` ended with status {}\n{}{}", arguments.join(" "), self.status, self.stdout, self.stderr);
+        }
+        Ok(self.stdout)
+    }
+}
+
+impl From<Output> for Ran {
+    fn from(Output { status, stdout, stderr }: Output) -> Self {
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        Self { status: status.code().unwrap_or(-1), stdout: text(stdout), stderr: text(stderr) }
+    }
+}
+
 impl Site {
     /// An installation with its state in `folder`, which must not hold one yet.
     ///
@@ -98,9 +126,7 @@ impl Site {
     /// # Errors
     /// When it cannot be started.
     pub fn run(&self, arguments: &[&str]) -> Result<Ran> {
-        let Output { status, stdout, stderr } = self.holm(arguments).output().context("cannot start holm")?;
-        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-        Ok(Ran { status: status.code().unwrap_or(-1), stdout: text(stdout), stderr: text(stderr) })
+        Ran::of(&mut self.holm(arguments))
     }
 
     /// Runs `holm` with `arguments` and gives its standard output.
@@ -108,11 +134,7 @@ impl Site {
     /// # Errors
     /// When it ends with another status than 0; the message has what it wrote.
     pub fn ok(&self, arguments: &[&str]) -> Result<String> {
-        let ran = self.run(arguments)?;
-        if ran.status != 0 {
-            bail!("`holm {}` ended with status {}\n{}{}", arguments.join(" "), ran.status, ran.stdout, ran.stderr);
-        }
-        Ok(ran.stdout)
+        self.run(arguments)?.ok(arguments)
     }
 
     /// Runs `holm` with `arguments` and `--json`, and gives the document.

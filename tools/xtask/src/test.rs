@@ -2,13 +2,15 @@
 
 use std::ffi::OsString;
 use std::io::{BufRead, BufReader};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::thread::JoinHandle;
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 
 use crate::command::command;
+use crate::fuzz::Trial;
 use crate::kernel::{self, Part, check::Outcome};
 use crate::links;
 use crate::workspace::{cache, cargo, workspace};
@@ -35,19 +37,19 @@ impl Count {
 /// A named part of the test run.
 struct Stage {
     name: &'static str,
-    run: fn(&Path) -> Result<Count>,
+    run: fn(&mut Run) -> Result<Count>,
 }
 
 const STAGES: [Stage; 10] = [
-    Stage { name: "format", run: |root| check(root, &["fmt", "--all", "--check"]) },
+    Stage { name: "format", run: |run| check(&run.root, &["fmt", "--all", "--check"]) },
     Stage {
         name: "lints",
-        run: |root| check(root, &["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"]),
+        run: |run| check(&run.root, &["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"]),
     },
-    Stage { name: "docs", run: docs },
+    Stage { name: "docs", run: |run| docs(&run.root) },
     Stage {
         name: "tests",
-        run: |root| tests(root, &["--workspace", "--exclude", "holm-e2e", "--exclude", "morpheus-e2e"]),
+        run: |run| tests(&run.root, &["--workspace", "--exclude", "holm-e2e", "--exclude", "morpheus-e2e"]),
     },
     // The core's tests on the host are in `tests`.
     Stage {
@@ -69,19 +71,47 @@ const STAGES: [Stage; 10] = [
     Stage { name: "python", run: |_| python() },
     Stage {
         name: "end-to-end",
-        run: |root| tests(root, &["--package", "holm-e2e", "--package", "morpheus-e2e", "--", "--test-threads=1"]),
-    },
-    // Last: what they need is built while the stages before wait for guests.
-    Stage {
-        name: FUZZ,
-        run: |_| {
-            let held = fuzz::short()?;
-            let passed = held.iter().filter(|held| **held).count() as u64;
-            Ok(Count { passed, failed: held.len() as u64 - passed })
+        run: |run| {
+            run.fuzz_beside();
+            tests(&run.root, &["--package", "holm-e2e", "--package", "morpheus-e2e", "--", "--test-threads=1"])
         },
     },
-    Stage { name: DEPENDENCIES, run: |root| deny::check(root).map(Count::of) },
+    // What the last two need is built while the stages before wait for guests.
+    Stage { name: FUZZ, run: Run::fuzz },
+    Stage { name: DEPENDENCIES, run: |run| deny::check(&run.root).map(Count::of) },
 ];
+
+/// What stages share.
+struct Run {
+    root: PathBuf,
+    /// Fuzzing was asked for.
+    fuzz: bool,
+    /// Fuzzing that goes on beside other stages.
+    fuzzing: Option<JoinHandle<Result<Vec<Trial>>>>,
+}
+
+impl Run {
+    /// Begins to fuzz with what the guests of the stage leave of the processors.
+    fn fuzz_beside(&mut self) {
+        if self.fuzz {
+            self.fuzzing = Some(std::thread::spawn(|| fuzz::short(true)));
+        }
+    }
+
+    /// What became of it; from beginning to end if it was not begun before.
+    fn fuzz(&mut self) -> Result<Count> {
+        let trials = match self.fuzzing.take() {
+            Some(fuzzing) => fuzzing.join().map_err(|_| anyhow!("fuzzing panicked"))?,
+            None => fuzz::short(false),
+        }?;
+        let mut count = Count::default();
+        for Trial { held, told } in trials {
+            println!("{told}");
+            count.add(Count::of(held));
+        }
+        Ok(count)
+    }
+}
 
 const FUZZ: &str = "fuzz";
 const DEPENDENCIES: &str = "dependencies";
@@ -95,15 +125,15 @@ pub fn run(only: &[String]) -> Result<()> {
         let names: Vec<&str> = STAGES.iter().map(|stage| stage.name).collect();
         bail!("there is no stage `{unknown}`; the stages are {}", names.join(", "));
     }
-    let root = workspace();
     let mut total = Count::default();
     let mut red = Vec::new();
     let wanted = |name: &str| only.is_empty() || only.iter().any(|one| one == name);
-    build_ahead(&root, wanted(FUZZ), wanted(DEPENDENCIES));
+    let mut run = Run { root: workspace(), fuzz: wanted(FUZZ), fuzzing: None };
+    build_ahead(&run.root, run.fuzz, wanted(DEPENDENCIES));
     for stage in STAGES.iter().filter(|stage| wanted(stage.name)) {
         println!("── {} ──", stage.name);
         let began = Instant::now();
-        let count = (stage.run)(&root).unwrap_or_else(|error| {
+        let count = (stage.run)(&mut run).unwrap_or_else(|error| {
             println!("{error:#}");
             Count::of(false)
         });

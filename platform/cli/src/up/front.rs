@@ -81,6 +81,9 @@ impl FromStr for ProxyFrom {
     }
 }
 
+/// What says how much the ingress tells, as it does for its caller.
+const TELLS: &str = "HOLM_LOG";
+
 /// How the ingress of a state folder is found and started: by this program, as `holm ingress`.
 pub(crate) fn launch(state_dir: &Path, log_json: bool) -> io::Result<Launch> {
     let socket = std::path::absolute(state_dir.join("ingress.sock"))?;
@@ -88,7 +91,8 @@ pub(crate) fn launch(state_dir: &Path, log_json: bool) -> io::Result<Launch> {
     if log_json {
         arguments.push("--log-json".into());
     }
-    Ok(Launch { socket, program: own_program()?, arguments })
+    let environment = std::env::var_os(TELLS).map(|what| (TELLS.into(), what)).into_iter().collect();
+    Ok(Launch { socket, program: own_program()?, arguments, environment })
 }
 
 /// This program by its name, or by the kernel's when another file has that name by now.
@@ -337,7 +341,7 @@ mod tests {
             tokio::task::yield_now().await;
         }
         // It is there: nothing is started.
-        let launch = Launch { socket, program: "/bin/false".into(), arguments: Vec::new() };
+        let launch = Launch { socket, program: "/bin/false".into(), arguments: Vec::new(), environment: Vec::new() };
         let front = Front::new(Apart::start(launch).await.unwrap(), listen);
         let stop = CancellationToken::new();
         let following = tokio::spawn(Arc::clone(&front).follow(control.clone(), stop.clone()));

@@ -34,6 +34,8 @@ pub struct Launch {
     pub program: PathBuf,
     /// Its arguments.
     pub arguments: Vec<std::ffi::OsString>,
+    /// All of its environment: what its caller has in its own, it does not get.
+    pub environment: Vec<(std::ffi::OsString, std::ffi::OsString)>,
 }
 
 /// A running ingress in another process. Clones are the same one. When the last clone is dropped the ingress goes on as it
@@ -453,6 +455,8 @@ impl Keeper {
     /// Starts the program and waits until it answers.
     async fn started(&self) -> io::Result<Found> {
         let mut command = Command::new(&self.launch.program);
+        // It talks to the whole world: credentials that its caller was given are not for it.
+        command.env_clear().envs(self.launch.environment.iter().map(|(name, value)| (name, value)));
         // A process group of its own: a terminal's Ctrl-C is for its caller, who decides.
         command.args(&self.launch.arguments).stdin(std::process::Stdio::null()).process_group(0);
         let mut child = command.spawn()?;

@@ -37,9 +37,7 @@ pub(crate) fn with_input(batch: &Batch, arguments: &[&str], input: &str) -> Resu
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
     // Whoever refuses the command line reads nothing.
     let _ = child.stdin.take().context("no input")?.write_all(input.as_bytes());
-    let output = child.wait_with_output()?;
-    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-    Ok(Ran { status: output.status.code().unwrap_or(-1), stdout: text(output.stdout), stderr: text(output.stderr) })
+    Ok(Ran::from(child.wait_with_output()?))
 }
 
 pub(crate) fn secrets_reach_the_app_and_nothing_else(batch: &Batch) -> Result<()> {
