@@ -156,6 +156,7 @@ mod tests {
                 why,
                 network: "user".to_owned(),
                 memory: None,
+                disk: None,
             },
             Event::HostStopped { instances_kept: true },
             Event::VolumeCreated {
@@ -185,6 +186,7 @@ mod tests {
                 refused: Some("no".to_owned()),
                 unrecorded: 2,
             },
+            Event::SnapshotsChanged { volume: "hello/staging:data".parse().unwrap(), bytes: 4096 },
         ]
     }
 
@@ -216,6 +218,15 @@ mod tests {
                 why,
                 network: "user".to_owned(),
                 memory: Some(8 << 30),
+                disk: None,
+            },
+            Event::HostStarted {
+                version: "0.1.0".to_owned(),
+                acceleration: "kvm".to_owned(),
+                why: "it boots".to_owned(),
+                network: "privileged".to_owned(),
+                memory: Some(8 << 30),
+                disk: Some(100 << 30),
             },
         ]
     }
@@ -248,6 +259,7 @@ mod tests {
             Event::TokenCreated { .. } => 26,
             Event::TokenRevoked { .. } => 27,
             Event::Asked { .. } => 28,
+            Event::SnapshotsChanged { .. } => 29,
             Event::VolumeCreated { .. } => 23,
             Event::VolumeGrown { .. } => 24,
             Event::VolumeDeleted { .. } => 25,

@@ -80,6 +80,14 @@ pub struct Volume {
     pub created_at: Timestamp,
     /// Who made it.
     pub created_by: String,
+    /// What its snapshots take of the host's disk at the most, in bytes.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub snapshots: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over references")]
+const fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// A volume as an instance has it.
@@ -114,6 +122,7 @@ impl State {
                     origin: origin.clone(),
                     created_at: recorded.at,
                     created_by: recorded.actor.clone(),
+                    snapshots: 0,
                 };
                 self.volumes.entry(volume.clone()).or_insert(made);
                 volume
@@ -121,6 +130,12 @@ impl State {
             Event::VolumeGrown { volume, size } => {
                 if let Some(known) = self.volumes.get_mut(volume) {
                     known.size = known.size.max(*size);
+                }
+                volume
+            }
+            Event::SnapshotsChanged { volume, bytes } => {
+                if let Some(known) = self.volumes.get_mut(volume) {
+                    known.snapshots = *bytes;
                 }
                 volume
             }

@@ -7,6 +7,7 @@
 //! | `backend` | everything behind the API |
 //! | `checks` | what `holm doctor` looks at beside microVMs |
 //! | `detach` | `--detach`: the same in the background |
+//! | `disk` | how much disk may be promised |
 //! | `exec`, `logs` | the two streams of the API |
 //! | `findings` | what `holm doctor` looks at |
 //! | `front` | the ingress, following the state |
@@ -23,6 +24,7 @@ mod archive;
 mod backend;
 mod checks;
 mod detach;
+mod disk;
 mod exec;
 mod findings;
 mod front;
@@ -90,6 +92,8 @@ pub(crate) struct UpOptions {
     pub(crate) network: NetworkChoice,
     /// The memory that all microVMs together may take; `None`: what the host can spare.
     pub(crate) memory: Option<Memory>,
+    /// The disk that may be promised; `None`: what the host can spare.
+    pub(crate) disk: Option<Memory>,
     /// What runs the microVMs' processors.
     pub(crate) accel: AccelChoice,
     /// A file with credentials for registries, in the form of Docker's `config.json`.
@@ -261,6 +265,7 @@ impl Site {
             why: acceleration.reason.clone(),
             network: network_name.to_owned(),
             memory: Some(memory(options.memory)?),
+            disk: Some(disk::cap(options.disk, dir)?),
         };
         let agent = Agent::start(
             AgentConfig {
@@ -286,6 +291,7 @@ impl Site {
         tasks.spawn(pass_reports(Arc::clone(&agent), control.clone(), stop.clone()));
         let storage = Storage::new(dir, &options.backups, (control.clone(), Arc::clone(&agent), volumes));
         let storage = Arc::new(storage.context("cannot use the store of backups")?);
+        storage.measure_all().await;
         tasks.spawn(Arc::clone(&storage).follow_schedule(stop.clone()));
         let (told, stopping) = watch::channel(None);
         tasks.spawn(secrets.clone().sweep(control.clone(), stop.clone()));

@@ -86,6 +86,7 @@ impl World {
             why: String::new(),
             network: "user".to_owned(),
             memory: Some(MEMORY),
+            disk: None,
         });
         world
     }

@@ -58,6 +58,7 @@ impl World {
             why: String::new(),
             network: "user".to_owned(),
             memory: Some(mib << 20),
+            disk: None,
         });
     }
 

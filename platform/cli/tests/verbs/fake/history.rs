@@ -65,6 +65,7 @@ pub(super) fn history() -> Vec<Event> {
             why: "the probe did not boot with kvm".to_owned(),
             network: "user".to_owned(),
             memory: Some(4 << 30),
+            disk: Some(20 << 30),
         },
         Event::DeployRequested {
             app: app.clone(),
