@@ -41,7 +41,10 @@ const TESTS: [Test; 20] = [
     ("killed_ingress_is_started_again", killed_ingress_is_started_again),
     ("killed_microvm_is_replaced", killed_microvm_is_replaced),
     ("guest_that_hangs_is_killed_after_its_grace", guest_that_hangs_is_killed_after_its_grace),
-    ("stopped_started_and_destroyed", stopped_started_and_destroyed),
+    (
+        "stopped_app_starts_again_although_its_image_was_damaged_and_is_destroyed",
+        stopped_app_starts_again_although_its_image_was_damaged_and_is_destroyed,
+    ),
     ("secrets_reach_the_app_and_nothing_else", secrets::secrets_reach_the_app_and_nothing_else),
     (
         "token_allows_what_it_names_from_afar_and_every_refusal_is_recorded",
@@ -442,14 +445,31 @@ fn guest_that_hangs_is_killed_after_its_grace(batch: &Batch) -> Result<()> {
     Ok(())
 }
 
-fn stopped_started_and_destroyed(batch: &Batch) -> Result<()> {
+fn stopped_app_starts_again_although_its_image_was_damaged_and_is_destroyed(batch: &Batch) -> Result<()> {
     let port = free_port()?;
-    deploy_hello(batch, "cycle", "round", port)?;
+    // The same program with a byte more is an image that nobody else has.
+    let program = batch.path().join("longer");
+    let mut bytes = std::fs::read(&batch.site.programs().hello)?;
+    bytes.push(0);
+    std::fs::write(&program, bytes)?;
+    let image = images::hello(&batch.path().join("hello-longer"), &program)?;
+    let manifest = batch.site.manifest("cycle", &hello_manifest("cycle", "round", port))?;
+    let deployed = batch.site.json(&["deploy", &image, "-f", &manifest])?;
+    let digest = deployed["deployment"]["digest"].as_str().context("no digest")?.to_owned();
     batch.site.ok(&["stop", "cycle"])?;
-    wait_for("no instance", || Ok(healthy(batch, "cycle")?.is_empty().then_some(())))?;
+    let ended = || Ok(instances(batch, "cycle")?.iter().all(|instance| instance["phase"] == "ended").then_some(()));
+    wait_for("no instance", ended)?;
     ensure!(client::get_from(loopback(port), "/").is_err(), "a stopped app answers");
-    batch.site.ok(&["start", "cycle"])?;
-    wait_for("an answer", || Ok(client::get(port, "/").ok()))?;
+
+    deploy_box(batch)?;
+    let other = healthy(batch, "box")?;
+    faults::damaged_and_built_again(batch, &digest, || {
+        batch.site.ok(&["start", "cycle"])?;
+        wait_for("an answer", || Ok(client::get(port, "/").ok()))
+    })?;
+    ensure!(healthy(batch, "box")? == other, "another app's instance was replaced");
+    batch.site.ok(&["exec", "box", "--", "ls", "/srv/index.html"])?;
+
     let refused = batch.site.run(&["destroy", "cycle"])?;
     ensure!(refused.status == 2, "destroyed without --yes: {refused:?}");
     batch.site.ok(&["destroy", "cycle", "--yes"])?;
