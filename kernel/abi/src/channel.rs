@@ -1,6 +1,7 @@
 //! Channels and messages (seed 4.1, 14.4).
 
-use crate::field::{abi_enum, abi_flags, abi_struct};
+use crate::field::abi_struct;
+use crate::words::{abi_enum, abi_flags};
 use crate::{Error, Handle};
 
 abi_enum! {

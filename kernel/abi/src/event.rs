@@ -1,7 +1,8 @@
 //! Events: one wait over many sources (seed 4.2, 14.5, 15.3).
 
 use crate::Handle;
-use crate::field::{Reserved, abi_enum, abi_flags, abi_struct};
+use crate::field::{Reserved, abi_struct};
+use crate::words::{abi_enum, abi_flags};
 
 abi_enum! {
     /// Where an event comes from. Cluster is the seed's, kept for later.

@@ -86,6 +86,7 @@ mod system;
 mod table;
 mod time;
 mod unit;
+mod words;
 
 pub use call::{ALIASES, ArgInfo, ArgKind, CALLS, CallInfo, ENUMS, FLAGS, ResultKind, STRUCTS, call, number};
 pub use channel::{

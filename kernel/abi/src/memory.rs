@@ -1,7 +1,8 @@
 //! Memory: regions and mappings (seed 2).
 
 use crate::ObjectType;
-use crate::field::{abi_enum, abi_flags, abi_struct};
+use crate::field::abi_struct;
+use crate::words::{abi_enum, abi_flags};
 
 abi_enum! {
     /// Where the content of a region comes from.

@@ -1,6 +1,7 @@
 //! Capabilities: types of objects, rights, and how a capability may travel (seed 3, 14.3, 15.1, 15.2).
 
-use crate::field::{abi_enum, abi_flags, abi_struct};
+use crate::field::abi_struct;
+use crate::words::{abi_enum, abi_flags};
 use crate::{Error, Handle};
 
 abi_enum! {

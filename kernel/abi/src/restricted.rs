@@ -1,6 +1,7 @@
 //! Restricted mode: how a personality runs its guests (DESIGN, The kernel, 8).
 
-use crate::field::{abi_enum, abi_struct};
+use crate::field::abi_struct;
+use crate::words::abi_enum;
 
 abi_enum! {
     /// Why a guest came back to its personality: what rsi holds at the return address.

@@ -1,6 +1,7 @@
 //! Scheduling: classes, parameters, figures (seed 6).
 
-use crate::field::{abi_enum, abi_flags, abi_struct};
+use crate::field::abi_struct;
+use crate::words::{abi_enum, abi_flags};
 
 abi_enum! {
     /// How a thread shares the processor. A runnable thread of a higher class always goes first.

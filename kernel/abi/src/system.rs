@@ -1,6 +1,7 @@
 //! The system as a whole: topology, units, metrics, log, trace, configuration, console, power (seed 10.2, 11, 17).
 
-use crate::field::{Reserved, abi_enum, abi_flags, abi_struct};
+use crate::field::{Reserved, abi_struct};
+use crate::words::{abi_enum, abi_flags};
 use crate::{ExitReason, SchedClass, UnitState};
 
 abi_enum! {

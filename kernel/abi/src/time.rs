@@ -1,6 +1,7 @@
 //! Time: clocks and timers (seed 5).
 
-use crate::field::{abi_enum, abi_flags, abi_struct};
+use crate::field::abi_struct;
+use crate::words::{abi_enum, abi_flags};
 
 abi_enum! {
     /// A clock. All tell nanoseconds.

@@ -1,6 +1,7 @@
 //! Units and threads: specifications, states, ends (seed 1, 14.1, 14.2, 15.3).
 
-use crate::field::{abi_enum, abi_flags, abi_struct};
+use crate::field::abi_struct;
+use crate::words::{abi_enum, abi_flags};
 use crate::{Handle, SchedClass};
 
 abi_enum! {

@@ -31,6 +31,8 @@ pub mod memory;
 pub mod object;
 pub mod queue;
 pub mod quota;
+#[cfg(any(test, feature = "sim"))]
+mod random;
 pub mod restricted;
 pub mod sched;
 #[cfg(any(test, feature = "sim"))]

@@ -10,6 +10,7 @@ use crate::machine::{
     ClockScale, CpuId, Flush, FrameNumber, FramePool, HALF, Halt, LongestEntry, Machine, Nanos, NoFrames, PAGE_SIZE,
     PageRights, SpaceId,
 };
+use crate::random::Random;
 use crate::thread::{Thread, ThreadId};
 
 type Mappings = BTreeMap<u64, (FrameNumber, PageRights)>;
@@ -42,7 +43,7 @@ pub struct SimMachine {
     pub halted: Option<Halt>,
     /// The thread that a processor went on with last, where the core said so itself, and its address space.
     pub taken_up: Option<(ThreadId, SpaceId)>,
-    random: u64,
+    random: Random,
 }
 
 impl SimMachine {
@@ -62,7 +63,7 @@ impl SimMachine {
             console_pace: Nanos(0),
             halted: None,
             taken_up: None,
-            random: 0x9e37_79b9_7f4a_7c15,
+            random: Random(0x9e37_79b9_7f4a_7c15),
         }
     }
 
@@ -274,12 +275,7 @@ impl Machine for SimMachine {
     }
 
     fn random(&mut self) -> u64 {
-        // SplitMix64.
-        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut bits = self.random;
-        bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        bits ^ (bits >> 31)
+        self.random.next()
     }
 
     fn set_down(&mut self, from: &mut Thread) {

@@ -146,3 +146,18 @@ impl Limits {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use holm_model::footprint::INSTANCE_DISK;
+
+    use super::*;
+
+    #[test]
+    fn an_instance_keeps_to_the_disk_it_is_promised() {
+        let limits = [Limits::hardware(2), Limits::emulated(2)];
+        for LogLimits { segments, segment_bytes } in limits.map(|limits| limits.logs) {
+            assert!(segments as u64 * segment_bytes + (1 << 20) <= INSTANCE_DISK);
+        }
+    }
+}

@@ -1,19 +1,20 @@
 //! The client: one method per request, and errors that say whether Holm runs at all.
 
+mod exec;
+mod stream;
+
 use std::io;
-use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use futures_util::{SinkExt, StreamExt};
 use holm_model::access::TokenId;
 use holm_model::event::Recorded;
 use holm_model::id::{AppKey, DeploymentNumber, Digest, InstanceName};
 use holm_model::state::State;
-use http::header::{AUTHORIZATION, CONNECTION, CONTENT_TYPE, HOST, UPGRADE};
-use http::{Method, Request, Response, StatusCode};
+use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
+use http::{Method, Request, Response};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
@@ -21,14 +22,12 @@ use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::mpsc;
-use tokio_util::codec::Framed;
 use uuid::Uuid;
 
+pub use stream::JsonStream;
+
 use crate::access::{NewToken, TokenWish, Tokens};
-use crate::exec::{ExecOutput, ExecRequest, ExecSession, PROTOCOL, QUEUE, UserSide};
 use crate::host::RemoteHost;
-use crate::ndjson::{Line, Lines};
 use crate::problem::{Problem, ProblemCode};
 use crate::secrets::{SecretDifferences, SecretsChange, SecretsComparison};
 use crate::server::KEY_HEADER;
@@ -42,8 +41,6 @@ use crate::wire::{
 
 /// Largest answer that is not a stream, in bytes.
 const MAX_ANSWER: usize = 256 << 20;
-/// Time without a byte, not even a sign of life, after which a stream is given up.
-const SILENCE: Duration = Duration::from_secs(60);
 /// Time in which a command that was cut off is sent again.
 const RESEND: Duration = Duration::from_secs(10);
 /// Longest time to reach a Holm elsewhere.
@@ -285,45 +282,6 @@ impl Client {
         self.stream("/v1/logs", query).await
     }
 
-    /// Runs a command in an instance.
-    ///
-    /// # Errors
-    /// See [`ClientError`]; what goes wrong later comes as [`ExecOutput::Failed`].
-    pub async fn exec(&self, exec: &ExecRequest) -> Result<ExecSession, ClientError> {
-        let request = request(Method::POST, "/v1/exec").header(CONNECTION, "upgrade").header(UPGRADE, PROTOCOL);
-        let response = self.send(request, encode(exec)?).await?;
-        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-            return Err(ClientError::unreadable(format!("status {} and no upgrade", response.status())));
-        }
-        let upgraded = hyper::upgrade::on(response).await.map_err(ClientError::cut)?;
-        let (mut to_server, mut from_server) = Framed::new(TokioIo::new(upgraded), UserSide).split();
-        let (input, mut inputs) = mpsc::channel(QUEUE);
-        let (outputs, output) = mpsc::channel(QUEUE);
-        let inward = tokio::spawn(async move {
-            while let Some(frame) = inputs.recv().await {
-                if to_server.send(frame).await.is_err() {
-                    break;
-                }
-            }
-            drop(to_server.close().await);
-        });
-        tokio::spawn(async move {
-            loop {
-                let frame = match from_server.next().await {
-                    Some(Ok(frame)) => frame,
-                    Some(Err(error)) => ExecOutput::Failed(cut_off().because(error)),
-                    None => ExecOutput::Failed(cut_off()),
-                };
-                let last = matches!(frame, ExecOutput::Exit(_) | ExecOutput::Failed(_));
-                if outputs.send(frame).await.is_err() || last {
-                    break;
-                }
-            }
-            inward.abort();
-        });
-        Ok(ExecSession { input, output })
-    }
-
     /// The images on the host.
     ///
     /// # Errors
@@ -400,7 +358,7 @@ impl Client {
     async fn stream<Q: Serialize, T>(&self, path: &str, query: &Q) -> Result<JsonStream<T>, ClientError> {
         let request = request(Method::GET, &with_query(path, query)?);
         let response = self.send(request, Bytes::new()).await?;
-        Ok(JsonStream { body: response.into_body(), lines: Lines::default(), item: PhantomData })
+        Ok(JsonStream::of(response.into_body()))
     }
 
     async fn connect(&self) -> Result<Box<dyn Stream>, ClientError> {
@@ -442,10 +400,6 @@ impl Client {
     }
 }
 
-fn cut_off() -> Problem {
-    Problem::unavailable("the connection to holm was cut off")
-}
-
 fn request(method: Method, path: &str) -> http::request::Builder {
     Request::builder().method(method).uri(path).header(HOST, "holm").header(CONTENT_TYPE, "application/json")
 }
@@ -466,39 +420,4 @@ async fn collect(response: Response<Incoming>) -> Result<Bytes, ClientError> {
 
 async fn decode<T: DeserializeOwned>(response: Response<Incoming>) -> Result<T, ClientError> {
     serde_json::from_slice(&collect(response).await?).map_err(ClientError::unreadable)
-}
-
-/// A stream of documents from Holm.
-#[derive(Debug)]
-pub struct JsonStream<T> {
-    body: Incoming,
-    lines: Lines,
-    item: PhantomData<T>,
-}
-
-impl<T: DeserializeOwned> JsonStream<T> {
-    /// The next document; `None` when the stream has ended as it should.
-    ///
-    /// # Errors
-    /// See [`ClientError`]; [`ClientError::Cut`] also after a minute without a sign of life.
-    pub async fn next(&mut self) -> Result<Option<T>, ClientError> {
-        loop {
-            if let Some(line) = self.lines.next_line().map_err(ClientError::unreadable)? {
-                return match serde_json::from_slice(&line).map_err(ClientError::unreadable)? {
-                    Line::Item(item) => Ok(Some(item)),
-                    Line::Problem(problem) => Err(problem.into()),
-                };
-            }
-            match tokio::time::timeout(SILENCE, self.body.frame()).await {
-                Err(_) => return Err(ClientError::cut("no sign of life for a minute")),
-                Ok(None) => return Ok(None),
-                Ok(Some(Err(error))) => return Err(ClientError::cut(error)),
-                Ok(Some(Ok(frame))) => {
-                    if let Some(bytes) = frame.data_ref() {
-                        self.lines.push(bytes);
-                    }
-                }
-            }
-        }
-    }
 }

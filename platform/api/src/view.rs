@@ -359,6 +359,47 @@ impl std::fmt::Display for NoRoom {
     }
 }
 
+/// Disk that is missing for what somebody wants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NoDisk {
+    /// What it takes more, in bytes.
+    pub needs: u64,
+    /// What is not promised yet, in bytes.
+    pub free: u64,
+    /// What may be promised together, in bytes.
+    pub cap: u64,
+}
+
+impl From<Shortage> for NoDisk {
+    fn from(Shortage { needs, free, cap }: Shortage) -> Self {
+        Self { needs, free, cap }
+    }
+}
+
+impl std::fmt::Display for NoDisk {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let [needs, free, cap] = [self.needs.div_ceil(1 << 20), self.free >> 20, self.cap >> 20];
+        write!(f, "no disk: it takes {needs} MiB more, {free} of the host's {cap} MiB are not promised yet")
+    }
+}
+
+/// Disk that is promised on the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskView {
+    /// To volumes, their snapshots and logs, in bytes.
+    pub promised: u64,
+    /// What may be promised together, in bytes.
+    pub cap: u64,
+}
+
+impl DiskView {
+    /// The figures of `state`, which is that of all apps; `None` where nobody has said how much there is.
+    #[must_use]
+    pub fn of(state: &State) -> Option<Self> {
+        holm_planner::Disk::of(state).figures().map(|(promised, cap)| Self { promised, cap })
+    }
+}
+
 /// The process types of `app` that have no room now. `state` is that of all apps.
 #[must_use]
 pub fn waiting(state: &State, app: &AppKey, now: Timestamp) -> BTreeMap<ProcessName, NoRoom> {

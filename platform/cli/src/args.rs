@@ -228,6 +228,10 @@ pub(crate) struct Up {
     /// 512 MiB]
     #[arg(long, value_name = "AMOUNT", value_parser = parse_memory)]
     pub(crate) memory: Option<Memory>,
+    /// Disk that volumes, their snapshots and logs may be promised together, such as `100GiB` [default: what is free on the
+    /// state folder's file system, less a sixteenth of it and at least 1 GiB]
+    #[arg(long, value_name = "SIZE", value_parser = parse_memory)]
+    pub(crate) disk: Option<Memory>,
     /// What runs the microVMs' processors
     #[arg(long, value_name = "KIND", default_value = "auto")]
     pub(crate) accel: Acceleration,
@@ -276,7 +280,7 @@ pub(crate) struct Ingress {
     pub(crate) log_json: bool,
 }
 
-/// An amount of memory, as in a manifest.
+/// An amount of memory or disk, as in a manifest.
 fn parse_memory(text: &str) -> Result<Memory, String> {
     Memory::parse(text).ok_or_else(|| "write it as a whole number of MiB or GiB, such as `512MiB` or `8GiB`".to_owned())
 }

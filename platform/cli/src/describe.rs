@@ -47,6 +47,9 @@ pub(crate) fn event(event: &Event) -> String {
             VolumeOrigin::Staged { what, .. } => format!("{volume}: volume of {size} was made from {what}"),
         },
         Event::VolumeGrown { volume, size } => format!("{volume}: volume was grown to {size}"),
+        Event::SnapshotsChanged { volume, bytes } => {
+            format!("{volume}: its snapshots take {} MiB of the disk", bytes.div_ceil(1 << 20))
+        }
         Event::VolumeDeleted { volume } => format!("{volume}: volume was deleted"),
         Event::AppDestroyed { app, volumes: false } => format!("{app}: was destroyed"),
         Event::InstancePlaced { instance, release, why, .. } => format!("{instance}: placed with {release}: {why}"),

@@ -75,12 +75,7 @@ impl Output {
         body: &T,
         render: impl FnOnce(&T) -> String,
     ) -> Result<(), Failure> {
-        if !self.json {
-            return self.text(&render(body));
-        }
-        let document = Document { schema: format!("holm.{verb}/1"), body };
-        let text = serde_json::to_string_pretty(&document).map_err(io::Error::other)?;
-        self.text(&(text + "\n"))
+        self.written(verb, body, render, serde_json::to_string_pretty)
     }
 
     /// Writes one item of a stream: a document on one line, or text.
@@ -90,11 +85,20 @@ impl Output {
         body: &T,
         render: impl FnOnce(&T) -> String,
     ) -> Result<(), Failure> {
+        self.written(verb, body, render, serde_json::to_string)
+    }
+
+    fn written<'a, T: Serialize>(
+        &self,
+        verb: &str,
+        body: &'a T,
+        render: impl FnOnce(&T) -> String,
+        as_json: impl FnOnce(&Document<'a, T>) -> serde_json::Result<String>,
+    ) -> Result<(), Failure> {
         if !self.json {
             return self.text(&render(body));
         }
-        let document = Document { schema: format!("holm.{verb}/1"), body };
-        let text = serde_json::to_string(&document).map_err(io::Error::other)?;
+        let text = as_json(&Document { schema: format!("holm.{verb}/1"), body }).map_err(io::Error::other)?;
         self.text(&(text + "\n"))
     }
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::{BoxFuture, join_all};
 use holm_control::{Command, Control, FetchError, FetchedImage, Images, Meta, Options, ProgressSink};
-use holm_manifest::{AppName, Manifest, Memory, Process, ProcessName, Route, RouteMatch, StopPolicy};
+use holm_manifest::{Manifest, Memory, Process, ProcessName, Route, RouteMatch};
 use holm_model::id::{AppKey, Digest};
 
 struct Known;
@@ -29,29 +29,11 @@ fn key(n: u16) -> AppKey {
 }
 
 fn deploy(n: u16) -> Command {
-    let process = Process {
-        command: None,
-        cpu_millis: 500,
-        memory: Memory::from_mib(128),
-        instances: 2,
-        health: None,
-        stop: StopPolicy::default(),
-        restart: Default::default(),
-        mounts: Default::default(),
-    };
+    let process = Process { cpu_millis: 500, instances: 2, ..Process::new(Memory::from_mib(128)) };
     let manifest = Manifest {
-        app: AppName::new(format!("app-{n}")).unwrap(),
         // A registry that is not there: whoever tries to run this folder's apps asks nobody else for them.
         image: Some("localhost:1/image".to_owned()),
-        processes: [(ProcessName::new("web").unwrap(), process)].into(),
-        strategy: Default::default(),
-        release: None,
-        volumes: Default::default(),
-        routes: Vec::new(),
-        config: Default::default(),
-        secrets: Default::default(),
-        ingress: Default::default(),
-        environments: Default::default(),
+        ..Manifest::new(key(n).app, [(ProcessName::new("web").unwrap(), process)].into())
     };
     Command::Deploy { app: key(n), image: None, manifest: Box::new(manifest) }
 }

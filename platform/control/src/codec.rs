@@ -66,7 +66,7 @@ mod tests {
     use std::collections::{BTreeMap, BTreeSet};
 
     use holm_manifest::{
-        Manifest, Memory, Process, ReleaseCommand, RestartPolicy, Route, RouteMatch, StopPolicy, Strategy, VolumeSize,
+        Manifest, Memory, Process, ReleaseCommand, RestartPolicy, Route, RouteMatch, Strategy, VolumeSize,
     };
     use holm_model::access::{Permission, Scope};
     use holm_model::event::Recorded;
@@ -95,25 +95,14 @@ mod tests {
         let web = Process {
             command: Some(vec!["serve".to_owned()]),
             cpu_millis: 500,
-            memory: Memory::from_mib(128),
             instances: 2,
-            health: None,
-            stop: StopPolicy::default(),
-            restart: Default::default(),
-            mounts: BTreeMap::new(),
+            ..Process::new(Memory::from_mib(128))
         };
         let manifest = Box::new(Manifest {
-            app: app.app.clone(),
             image: Some("registry.example/hello:1".to_owned()),
-            processes: BTreeMap::from([(process.clone(), web)]),
-            strategy: Default::default(),
-            release: None,
             routes: vec![route.clone()],
-            ingress: holm_manifest::IngressLimits::default(),
-            volumes: BTreeMap::new(),
             config: BTreeMap::from([("LEVEL".to_owned(), "info".to_owned())]),
-            secrets: BTreeMap::new(),
-            environments: BTreeMap::new(),
+            ..Manifest::new(app.app.clone(), BTreeMap::from([(process.clone(), web)]))
         });
         let digest = Digest::of(b"image");
         let reference = format!("registry.example/hello@{digest}");
@@ -167,6 +156,7 @@ mod tests {
                 why,
                 network: "user".to_owned(),
                 memory: None,
+                disk: None,
             },
             Event::HostStopped { instances_kept: true },
             Event::VolumeCreated {
@@ -196,6 +186,7 @@ mod tests {
                 refused: Some("no".to_owned()),
                 unrecorded: 2,
             },
+            Event::SnapshotsChanged { volume: "hello/staging:data".parse().unwrap(), bytes: 4096 },
         ]
     }
 
@@ -209,28 +200,11 @@ mod tests {
             memory: Memory::from_mib(64),
             timeout_ms: 60_000,
         };
-        let web = Process {
-            command: None,
-            cpu_millis: 500,
-            memory: Memory::from_mib(128),
-            instances: 1,
-            health: None,
-            stop: StopPolicy::default(),
-            restart: RestartPolicy::OnFailure,
-            mounts: BTreeMap::new(),
-        };
+        let web = Process { cpu_millis: 500, restart: RestartPolicy::OnFailure, ..Process::new(Memory::from_mib(128)) };
         let manifest = Box::new(Manifest {
-            app: app.app.clone(),
-            image: None,
-            processes: BTreeMap::from([(process, web)]),
             strategy: Strategy::BlueGreen,
             release: Some(release),
-            routes: Vec::new(),
-            ingress: holm_manifest::IngressLimits::default(),
-            volumes: BTreeMap::new(),
-            config: BTreeMap::new(),
-            secrets: Default::default(),
-            environments: BTreeMap::new(),
+            ..Manifest::new(app.app.clone(), BTreeMap::from([(process, web)]))
         });
         let why = "a reason".to_owned();
         let (deployment, instance) = (DeploymentNumber(3), "hello.release.8".parse().unwrap());
@@ -244,6 +218,15 @@ mod tests {
                 why,
                 network: "user".to_owned(),
                 memory: Some(8 << 30),
+                disk: None,
+            },
+            Event::HostStarted {
+                version: "0.1.0".to_owned(),
+                acceleration: "kvm".to_owned(),
+                why: "it boots".to_owned(),
+                network: "privileged".to_owned(),
+                memory: Some(8 << 30),
+                disk: Some(100 << 30),
             },
         ]
     }
@@ -276,6 +259,7 @@ mod tests {
             Event::TokenCreated { .. } => 26,
             Event::TokenRevoked { .. } => 27,
             Event::Asked { .. } => 28,
+            Event::SnapshotsChanged { .. } => 29,
             Event::VolumeCreated { .. } => 23,
             Event::VolumeGrown { .. } => 24,
             Event::VolumeDeleted { .. } => 25,

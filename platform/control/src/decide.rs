@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use holm_manifest::{Manifest, ProcessName, Route, RouteMatch};
 use holm_model::event::Event;
 use holm_model::id::{AppKey, ReleaseNumber};
-use holm_model::state::{App, DeploymentKind, State};
+use holm_model::state::{App, State};
 
 use crate::command::Command;
 use crate::refusal::Refusal;
@@ -184,7 +184,7 @@ impl Case<'_> {
             return Err(Refusal::TooManyInstances { app: self.key.clone(), asked, limit: MAX_INSTANCES });
         }
         let one_writer = || {
-            let mut processes = manifests(self.state, self.key).filter_map(|m| m.processes.get(process));
+            let mut processes = self.state.manifests_of(self.key).filter_map(|m| m.processes.get(process));
             processes.any(|process| !process.mounts.is_empty())
         };
         if let Some(asked) = instances.filter(|count| *count > 1 && one_writer()) {
@@ -205,6 +205,7 @@ impl Case<'_> {
         if let Some(manifest) = self.wanted().filter(|m| count(&scaled, m) > count(self.app, m) && !scaled.stopped) {
             self.check_room(&scaled, manifest, false)?;
         }
+        self.check_disk(&scaled, None)?;
         Ok(vec![Event::Scaled { app: self.key.clone(), process: process.clone(), instances }])
     }
 
@@ -223,7 +224,14 @@ impl Case<'_> {
     /// Whether the host could hold `app` with `manifest`; `comes_in`: beside what runs of it now.
     fn check_room(&self, app: &App, manifest: &Manifest, comes_in: bool) -> Result<(), Refusal> {
         holm_planner::fits(self.state, self.key, app, manifest, comes_in)
-            .map_err(|shortage| Refusal::NoRoom { app: self.key.clone(), shortage })
+            .map_err(|shortage| Refusal::NoRoom { app: self.key.clone(), shortage })?;
+        self.check_disk(app, comes_in.then_some(manifest))
+    }
+
+    /// Whether the host's disk has room for `app`; `coming`: with this manifest in the place of one that is under way.
+    fn check_disk(&self, app: &App, coming: Option<&Manifest>) -> Result<(), Refusal> {
+        holm_planner::fits_disk(self.state, self.key, app, coming)
+            .map_err(|shortage| Refusal::NoDisk { what: self.key.to_string(), shortage })
     }
 
     fn route_add(&self, route: &Route) -> Result<Vec<Event>, Refusal> {
@@ -252,7 +260,8 @@ impl Case<'_> {
     }
 
     fn check_process(&self, process: &ProcessName) -> Result<(), Refusal> {
-        let known: BTreeSet<&ProcessName> = manifests(self.state, self.key).flat_map(|m| m.processes.keys()).collect();
+        let known: BTreeSet<&ProcessName> =
+            self.state.manifests_of(self.key).flat_map(|m| m.processes.keys()).collect();
         if known.is_empty() {
             return Err(Refusal::NothingDeployed { app: self.key.clone() });
         }
@@ -281,23 +290,11 @@ impl Case<'_> {
     }
 }
 
-/// The manifests that are or may soon be in force for `app`: the current release's, and those of a deployment under way.
-pub(crate) fn manifests<'a>(state: &'a State, app: &'a AppKey) -> impl Iterator<Item = &'a Manifest> {
-    let manifest_of = |number| state.release(app, number).map(|release| &release.manifest);
-    let current = state.apps.get(app).and_then(|doc| doc.current).and_then(manifest_of);
-    let under_way = state.active_deployment(app).map(|(_, deployment)| deployment);
-    let coming = under_way.and_then(|deployment| match &deployment.kind {
-        DeploymentKind::Deploy { manifest, .. } => Some(&**manifest),
-        DeploymentKind::Rollback | DeploymentKind::Restart => deployment.release.and_then(manifest_of),
-    });
-    current.into_iter().chain(coming)
-}
-
 /// The routes that `app` has or is about to have.
 fn claims<'a>(state: &'a State, app: &'a AppKey) -> impl Iterator<Item = &'a Route> {
     let doc = state.apps.get(app).filter(|doc| !doc.destroyed);
     let added = doc.into_iter().flat_map(|doc| doc.added_routes.values());
-    let live = doc.into_iter().flat_map(move |_| manifests(state, app));
+    let live = doc.into_iter().flat_map(move |_| state.manifests_of(app));
     added.chain(live.flat_map(|manifest| manifest.routes_in(&app.env)))
 }
 

@@ -84,6 +84,13 @@ pub enum Refusal {
         /// What is needed and what is free.
         shortage: Shortage,
     },
+    /// The host's disk has not enough for it beside what was promised already.
+    NoDisk {
+        /// The app or volume.
+        what: String,
+        /// What it takes more, and what is free.
+        shortage: Shortage,
+    },
     /// The app has no such release.
     UnknownRelease {
         /// The app.
@@ -212,6 +219,7 @@ impl Refusal {
             Self::UnknownProcess { .. } => "unknown_process",
             Self::TooManyInstances { .. } => "too_many_instances",
             Self::NoRoom { .. } => "no_room",
+            Self::NoDisk { .. } => "no_disk",
             Self::UnknownRelease { .. } => "unknown_release",
             Self::AlreadyCurrent { .. } => "already_current",
             Self::NothingToRollBackTo { .. } => "nothing_to_roll_back_to",
@@ -247,6 +255,7 @@ impl Refusal {
             Self::UnknownProcess { app, process, .. } => format!("`{app}` has no process type `{process}`"),
             Self::TooManyInstances { app, asked, .. } => format!("cannot scale `{app}` to {asked} instances"),
             Self::NoRoom { app, .. } => format!("there is no room for `{app}`"),
+            Self::NoDisk { what, .. } => format!("there is no room on the disk for `{what}`"),
             Self::UnknownRelease { app, release, .. } => format!("`{app}` has no release {release}"),
             Self::AlreadyCurrent { app, release } => format!("cannot roll `{app}` back to {release}"),
             Self::NothingToRollBackTo { app } => format!("cannot roll `{app}` back"),
@@ -283,6 +292,10 @@ impl Refusal {
             Self::NoRoom { shortage, .. } => {
                 let [needs, free, cap] = [shortage.needs.div_ceil(1 << 20), shortage.free >> 20, shortage.cap >> 20];
                 format!("it needs {needs} MiB of memory at once, and {free} of the host's {cap} MiB are free for it")
+            }
+            Self::NoDisk { shortage, .. } => {
+                let [needs, free, cap] = [shortage.needs.div_ceil(1 << 20), shortage.free >> 20, shortage.cap >> 20];
+                format!("it needs {needs} MiB of disk more, and {free} of the host's {cap} MiB are not promised yet")
             }
             Self::UnknownRelease { known, .. } if known.is_empty() => "it has none yet".to_owned(),
             Self::UnknownRelease { known, .. } => format!("its releases are {}", list(known)),
@@ -321,6 +334,10 @@ impl Refusal {
             Self::NoImage { .. } => "name one on the command line, or as `image` in the manifest".to_owned(),
             Self::NoRoom { .. } => {
                 "ask for fewer instances or less `memory`, or give microVMs more with `holm up --memory`".to_owned()
+            }
+            Self::NoDisk { .. } => {
+                "ask for less, delete volumes or snapshots that nobody needs, or promise more with `holm up --disk`"
+                    .to_owned()
             }
             Self::UnknownRelease { app, .. } | Self::NothingToRollBackTo { app } => {
                 format!("`holm releases {app}` lists them")

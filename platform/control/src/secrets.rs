@@ -8,7 +8,6 @@ use holm_model::id::{AppKey, SecretSetId};
 use holm_model::secrets::AppSecrets;
 use holm_model::state::{App, State};
 
-use crate::decide::manifests;
 use crate::refusal::Refusal;
 
 /// Most secrets of one app in one environment.
@@ -34,7 +33,7 @@ pub(crate) fn change(state: &State, key: &AppKey, app: &App, change: &Change<'_>
         return Err(Refusal::TooManySecrets { app: key.clone(), limit: MAX_SECRETS });
     }
     let required = |name: &SecretName| {
-        manifests(state, key).any(|manifest| manifest.secrets.get(name).is_some_and(|how| how.required))
+        state.manifests_of(key).any(|manifest| manifest.secrets.get(name).is_some_and(|how| how.required))
     };
     let needed: Vec<SecretName> = change.removed.iter().filter(|name| required(name)).cloned().collect();
     if !needed.is_empty() && !app.stopped {

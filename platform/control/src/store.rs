@@ -28,7 +28,8 @@ pub use reader::{EventQuery, Verified};
 /// | 1 | the first |
 /// | 2 | the log keeps a bounded number of events |
 /// | 3 | events and documents of secrets and tokens |
-const SCHEMA_VERSION: i64 = 3;
+/// | 4 | events of what snapshots take |
+const SCHEMA_VERSION: i64 = 4;
 
 /// How long a request's key is remembered.
 const KEYS_KEPT: jiff::SignedDuration = jiff::SignedDuration::from_hours(30 * 24);

@@ -27,6 +27,11 @@ pub enum VolumeCommand {
         /// Its new size.
         size: VolumeSize,
     },
+    /// Take room for its snapshots before one is made, or give back what they do not take.
+    KeepForSnapshots {
+        /// What all of them take together at the most, in bytes.
+        bytes: u64,
+    },
     /// Remove it with everything in it. Its backups stay.
     Delete,
 }
@@ -115,6 +120,7 @@ pub(crate) fn decide(state: &State, volume: &VolumeId, command: &VolumeCommand) 
     match (command, state.volumes.get(volume)) {
         (VolumeCommand::Create { .. }, Some(_)) => refused(VolumeTrouble::Exists),
         (VolumeCommand::Create { size, origin }, None) => {
+            check_disk(state, volume, size.bytes(), 0)?;
             Ok(vec![Event::VolumeCreated { volume: volume.clone(), size: *size, origin: origin.clone() }])
         }
         (_, None) => unknown(),
@@ -122,7 +128,15 @@ pub(crate) fn decide(state: &State, volume: &VolumeId, command: &VolumeCommand) 
             refused(VolumeTrouble::Shrinks { size: there.size })
         }
         (VolumeCommand::Grow { size }, Some(there)) if *size == there.size => Ok(Vec::new()),
-        (VolumeCommand::Grow { size }, Some(_)) => Ok(vec![Event::VolumeGrown { volume: volume.clone(), size: *size }]),
+        (VolumeCommand::Grow { size }, Some(_)) => {
+            check_disk(state, volume, size.bytes(), 0)?;
+            Ok(vec![Event::VolumeGrown { volume: volume.clone(), size: *size }])
+        }
+        (VolumeCommand::KeepForSnapshots { bytes }, Some(there)) if *bytes == there.snapshots => Ok(Vec::new()),
+        (VolumeCommand::KeepForSnapshots { bytes }, Some(there)) => {
+            check_disk(state, volume, there.size.bytes(), bytes.saturating_sub(there.snapshots))?;
+            Ok(vec![Event::SnapshotsChanged { volume: volume.clone(), bytes: *bytes }])
+        }
         (VolumeCommand::Delete, Some(_)) => {
             let app = &volume.app;
             if let Some(by) = holm_planner::users_of_volume(state, volume).last() {
@@ -135,6 +149,12 @@ pub(crate) fn decide(state: &State, volume: &VolumeId, command: &VolumeCommand) 
             Ok(vec![Event::VolumeDeleted { volume: volume.clone() }])
         }
     }
+}
+
+/// Whether the host's disk has room for `volume` with so many bytes, and for `snapshots` more bytes of its snapshots.
+fn check_disk(state: &State, volume: &VolumeId, bytes: u64, snapshots: u64) -> Result<(), Refusal> {
+    holm_planner::fits_volume(state, volume, bytes, snapshots)
+        .map_err(|shortage| Refusal::NoDisk { what: volume.to_string(), shortage })
 }
 
 #[cfg(test)]

@@ -14,8 +14,9 @@ use std::time::{Duration, Instant};
 
 use holm_ingress::apart::{Apart, Launch, serve};
 use holm_ingress::{AppLimits, Backend, BackendState, Config, Listener, Route, RouteLimits, RoutingTable};
+use holm_process::Process;
 use libtest_mimic::{Arguments, Failed, Trial};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use tokio::runtime::{Builder, Runtime};
 
 /// The last argument that makes this program the ingress.
@@ -129,9 +130,10 @@ impl Stage {
     }
 
     /// The process that has the socket.
-    fn process(&self) -> Pid {
+    fn process(&self) -> Process {
         let stream = UnixStream::connect(self.socket()).unwrap();
-        rustix::net::sockopt::socket_peercred(&stream).unwrap().pid
+        let number = rustix::net::sockopt::socket_peercred(&stream).unwrap().pid.as_raw_nonzero().get();
+        Process::open(number.unsigned_abs()).unwrap().unwrap()
     }
 
     fn stats(&self, ingress: &Apart) -> holm_ingress::Stats {
@@ -160,10 +162,9 @@ fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-/// Whether a process is there and no zombie: whoever started one here reaps it only while its runtime runs.
-fn lives(pid: Pid) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).unwrap_or_default();
-    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
+/// Whoever started it here reaps it only while its runtime runs: it may be a zombie by then.
+fn must_end(process: &Process, which: &str) {
+    assert!(process.ends_within(PATIENCE).unwrap(), "{which} is still there");
 }
 
 fn it_serves_on_without_its_caller_and_is_found_again() {
@@ -176,7 +177,7 @@ fn it_serves_on_without_its_caller_and_is_found_again() {
     echo(&mut open, "between").unwrap();
     echo(&mut stage.connect(), "anew").unwrap();
     let ingress = stage.start();
-    assert_eq!(stage.process(), process);
+    assert_eq!(stage.process().pid(), process.pid());
     echo(&mut open, "after").unwrap();
     stage.serve(&ingress);
     echo(&mut open, "with the table again").unwrap();
@@ -189,7 +190,7 @@ fn a_process_that_died_is_started_again() {
     let ingress = stage.start();
     stage.serve(&ingress);
     let process = stage.process();
-    kill_process(process, Signal::KILL).unwrap();
+    process.kill().unwrap();
     // Nobody has to give the table again. Connections that the dead one had accepted are lost.
     stage.runtime.block_on(async {
         let deadline = Instant::now() + PATIENCE;
@@ -198,7 +199,7 @@ fn a_process_that_died_is_started_again() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     });
-    assert_ne!(stage.process(), process);
+    assert_ne!(stage.process().pid(), process.pid());
     stage.end(&ingress);
 }
 
@@ -228,7 +229,7 @@ fn another_program_takes_over_without_a_lost_connection() {
     });
     wait_for("load", || done.load(Relaxed) > 20);
     let newer = stage.start();
-    assert_ne!(stage.process(), process);
+    assert_ne!(stage.process().pid(), process.pid());
     stage.serve(&newer);
     let before = done.load(Relaxed);
     wait_for("load after it", || done.load(Relaxed) > before + 20 || load.is_finished());
@@ -241,7 +242,7 @@ fn another_program_takes_over_without_a_lost_connection() {
     stage.runtime.block_on(async { count.wait_for(|open| *open == Some(1)).await.map(drop) }).unwrap();
     drop(open);
     stage.runtime.block_on(async { count.wait_for(|open| *open == Some(0)).await.map(drop) }).unwrap();
-    wait_for("the old process to end", || !lives(process));
+    must_end(&process, "the old process");
     echo(&mut stage.connect(), "the new one").unwrap();
     stage.end(&newer);
 }
@@ -264,7 +265,7 @@ fn a_replaced_process_is_counted_by_later_callers() {
     drop(std::os::unix::net::UnixListener::bind(&dead).unwrap());
 
     let later = stage.start();
-    assert_ne!(stage.process(), process);
+    assert_ne!(stage.process().pid(), process.pid());
     stage.serve(&later);
     assert!(!dead.exists());
     let mut count = later.connections("b");
@@ -280,7 +281,7 @@ fn a_replaced_process_is_counted_by_later_callers() {
     later.close_backend("b");
     until(0);
     assert!(echo(&mut other, "cut").is_err());
-    wait_for("the old process to end", || !lives(process));
+    must_end(&process, "the old process");
     echo(&mut stage.connect(), "the new one").unwrap();
     let names = std::fs::read_dir(stage.folder.path()).unwrap();
     let names =
@@ -293,10 +294,10 @@ fn a_process_that_hangs_is_replaced() {
     let stage = Stage::new();
     drop(stage.start());
     let process = stage.process();
-    kill_process(process, Signal::STOP).unwrap();
+    process.signal(Signal::STOP).unwrap();
     let ingress = stage.start();
-    assert_ne!(stage.process(), process);
-    wait_for("the end of the one that hung", || !lives(process));
+    assert_ne!(stage.process().pid(), process.pid());
+    must_end(&process, "the one that hung");
     stage.serve(&ingress);
     echo(&mut stage.connect(), "hello").unwrap();
     stage.end(&ingress);
@@ -325,7 +326,7 @@ fn shutdown_ends_the_process_and_removes_its_socket() {
     echo(&mut open, "open").unwrap();
     let report = stage.runtime.block_on(ingress.shutdown(Duration::from_millis(10)));
     assert_eq!(report.cut, 1);
-    wait_for("the end of the process", || !lives(process));
+    must_end(&process, "the process");
     assert!(!stage.socket().exists());
     assert!(TcpStream::connect(stage.front).is_err());
     assert!(stage.runtime.block_on(ingress.apply(stage.table())).is_err());
@@ -350,7 +351,7 @@ fn rubbish_on_the_socket_harms_nothing() {
         let _ = stream.shutdown(std::net::Shutdown::Write);
         let _ = stream.read_to_end(&mut Vec::new());
     }
-    assert_eq!(stage.process(), process);
+    assert_eq!(stage.process().pid(), process.pid());
     echo(&mut stage.connect(), "unharmed").unwrap();
     assert_eq!(stage.stats(&ingress).routes["r"].accepted, 1);
     stage.end(&ingress);

@@ -10,6 +10,7 @@ use holm_ingress::{BackendState, Config, Refusal, Route, RouteLimits};
 use rustix::net::sockopt::set_socket_linger;
 use support::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 /// Bytes that differ at every offset a lost or doubled block could shift them by.
 fn pattern(length: usize) -> Vec<u8> {
@@ -97,18 +98,22 @@ async fn client_may_end_first_and_still_hear_the_answer() {
     let ingress = start(Config::default());
     let addr = apply(&ingress, tcp_table(route([backend("a", server_addr)]))).await;
     for size in [1, 1 << 20] {
-        let mut client = connect(addr).await;
-        let (mut served, _) = deadline(server.accept()).await.unwrap();
-        let question = pattern(size);
-        client.write_all(&question).await.unwrap();
-        client.shutdown().await.unwrap();
-        assert!(rest(&mut served).await.unwrap() == question);
-        // The end has arrived; only now does the server speak.
-        let answer = pattern(size * 2);
-        served.write_all(&answer).await.unwrap();
-        drop(served);
-        assert!(rest(&mut client).await.unwrap() == answer);
+        let client = connect(addr).await;
+        let (served, _) = deadline(server.accept()).await.unwrap();
+        one_ends_and_hears_the_other(client, served, size).await;
     }
+}
+
+async fn one_ends_and_hears_the_other(mut one: TcpStream, mut other: TcpStream, size: usize) {
+    let last_words = pattern(size);
+    one.write_all(&last_words).await.unwrap();
+    one.shutdown().await.unwrap();
+    assert!(rest(&mut other).await.unwrap() == last_words);
+    // The end has arrived; only now does the other speak.
+    let answer = pattern(size * 2);
+    other.write_all(&answer).await.unwrap();
+    drop(other);
+    assert!(rest(&mut one).await.unwrap() == answer);
 }
 
 #[tokio::test]
@@ -117,16 +122,9 @@ async fn server_may_end_first_and_still_hear_the_client() {
     let ingress = start(Config::default());
     let addr = apply(&ingress, tcp_table(route([backend("a", server_addr)]))).await;
     for size in [1, 1 << 20] {
-        let mut client = connect(addr).await;
-        let (mut served, _) = deadline(server.accept()).await.unwrap();
-        let greeting = pattern(size);
-        served.write_all(&greeting).await.unwrap();
-        served.shutdown().await.unwrap();
-        assert!(rest(&mut client).await.unwrap() == greeting);
-        let answer = pattern(size * 2);
-        client.write_all(&answer).await.unwrap();
-        drop(client);
-        assert!(rest(&mut served).await.unwrap() == answer);
+        let client = connect(addr).await;
+        let (served, _) = deadline(server.accept()).await.unwrap();
+        one_ends_and_hears_the_other(served, client, size).await;
     }
 }
 

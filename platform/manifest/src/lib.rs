@@ -6,11 +6,13 @@
 #![forbid(unsafe_code)]
 
 mod diagnostic;
+mod health;
 mod ingress;
 mod model;
 mod name;
 mod parse;
 mod rollout;
+mod route;
 mod secret;
 mod section;
 mod unit;
@@ -23,7 +25,8 @@ pub use model::{
     Environment, HealthCheck, HealthProbe, Manifest, Memory, Process, Route, RouteMatch, SecretUse, StopPolicy,
 };
 pub use name::{AppName, EnvName, NameError, ProcessName, SecretName, SecretNameError, VolumeName};
-pub use parse::{MAX_FILE, check_route};
+pub use parse::MAX_FILE;
 pub use rollout::{ReleaseCommand, RestartPolicy, Strategy};
+pub use route::check_route;
 pub use unit::{format_duration_ms, parse_duration_ms};
 pub use volume::{BackupPolicy, BadVolumeSize, Volume, VolumeSize};

@@ -49,6 +49,24 @@ pub struct Manifest {
 }
 
 impl Manifest {
+    /// One that says nothing but which process types the app has.
+    #[must_use]
+    pub fn new(app: AppName, processes: BTreeMap<ProcessName, Process>) -> Self {
+        Self {
+            app,
+            image: None,
+            processes,
+            strategy: Strategy::default(),
+            release: None,
+            routes: Vec::new(),
+            ingress: IngressLimits::default(),
+            volumes: BTreeMap::new(),
+            config: BTreeMap::new(),
+            secrets: BTreeMap::new(),
+            environments: BTreeMap::new(),
+        }
+    }
+
     /// The routes of `env`: its own when it lists any, else those of the whole manifest.
     #[must_use]
     pub fn routes_in(&self, env: &EnvName) -> &[Route] {
@@ -131,6 +149,26 @@ pub struct Process {
     /// The volumes an instance has, with the folders it sees them in. A process type with volumes has at most 1 instance.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub mounts: BTreeMap<VolumeName, String>,
+}
+
+impl Process {
+    pub(crate) const DEFAULT_CPU_MILLIS: u32 = 1000;
+    pub(crate) const DEFAULT_INSTANCES: u32 = 1;
+
+    /// One of which a manifest says nothing but the memory.
+    #[must_use]
+    pub fn new(memory: Memory) -> Self {
+        Self {
+            command: None,
+            cpu_millis: Self::DEFAULT_CPU_MILLIS,
+            memory,
+            instances: Self::DEFAULT_INSTANCES,
+            health: None,
+            stop: StopPolicy::default(),
+            restart: RestartPolicy::default(),
+            mounts: BTreeMap::new(),
+        }
+    }
 }
 
 /// An amount of memory in bytes; a whole number of MiB, 16 MiB to 1 TiB.

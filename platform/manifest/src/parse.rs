@@ -6,14 +6,16 @@ use std::ops::{Range, RangeInclusive};
 use toml_edit::Document;
 
 use crate::diagnostic::{ManifestError, Sink, nearest};
+use crate::health::{read_health, read_stop};
 use crate::ingress::IngressLimits;
-use crate::model::{Environment, HealthCheck, HealthProbe, Manifest, Memory, Process, Route, RouteMatch, StopPolicy};
+use crate::model::{Environment, Manifest, Memory, Process, StopPolicy};
 use crate::name::{AppName, EnvName, NameError, ProcessName};
 use crate::rollout::{read_deploy, read_release, read_restart};
+use crate::route::read_routes;
 use crate::secret::read_secrets;
 use crate::section::{Field, Section};
-use crate::unit::{DURATION_FORM, MEMORY_FORM, SIGNALS};
-use crate::unit::{format_duration_ms, host_name_problem, memory_suggestion, parse_duration_ms, parse_memory_mib};
+use crate::unit::{DURATION_FORM, MEMORY_FORM};
+use crate::unit::{format_duration_ms, memory_suggestion, parse_duration_ms, parse_memory_mib};
 use crate::volume::{check_use, read_mounts, read_volumes};
 
 /// The schema this version reads and writes.
@@ -21,15 +23,13 @@ pub(crate) const SCHEMA: u32 = 1;
 /// Largest file, in bytes.
 pub const MAX_FILE: usize = 256 << 10;
 const MAX_PROCESSES: usize = 50;
-const MAX_ROUTES: usize = 200;
 const MAX_CONFIG: usize = 1000;
 const MAX_ENVIRONMENTS: usize = 20;
 const MAX_VALUE: usize = 32 << 10;
 const MAX_CONFIG_NAME: usize = 128;
-const MAX_TEXT: usize = 1024;
+pub(crate) const MAX_TEXT: usize = 1024;
 
 const NAME_FORM: &str = "a name: lower-case letters, digits and inner hyphens, starting with a letter, at most 40";
-const ROUTES_FORM: &str = "routes, each written [[route]]";
 
 impl Manifest {
     /// Reads and checks a manifest. `file` is the name that errors show.
@@ -67,20 +67,6 @@ impl Manifest {
                 Err(sink.finish(file).expect("a problem was reported in the line above"))
             }
         }
-    }
-}
-
-/// Says why `route` cannot be one, if it cannot: for routes that come from elsewhere than a manifest.
-///
-/// # Errors
-/// The reason, in one line.
-pub fn check_route(route: &Route) -> Result<(), String> {
-    if route.port == 0 || matches!(route.on, RouteMatch::TcpPort(0)) {
-        return Err("a port is a whole number from 1 to 65535".to_owned());
-    }
-    match &route.on {
-        RouteMatch::Sni(name) => host_name_problem(name).map_or(Ok(()), |why| Err(format!("`{name}`: {why}"))),
-        RouteMatch::TcpPort(_) => Ok(()),
     }
 }
 
@@ -196,7 +182,7 @@ fn read_image(field: &Field<'_>, sink: &mut Sink<'_>) -> Option<String> {
 }
 
 /// The process types by name; `None` for one that is wrong, so that routes to it are not called unknown.
-type Processes = BTreeMap<ProcessName, Option<Process>>;
+pub(crate) type Processes = BTreeMap<ProcessName, Option<Process>>;
 
 fn read_processes(top: &Section<'_>, sink: &mut Sink<'_>) -> Processes {
     const EXPECTED: &str = "process types, each written [process.NAME]";
@@ -234,9 +220,10 @@ fn read_processes(top: &Section<'_>, sink: &mut Sink<'_>) -> Processes {
 
 fn read_process(section: &Section<'_>, sink: &mut Sink<'_>) -> Option<Process> {
     let command = section.get("command").map(|field| field.command(sink));
-    let cpu_millis = section.get("cpu").map_or(Some(1000), |field| read_cpu(&field, sink));
+    let cpu_millis = section.get("cpu").map_or(Some(Process::DEFAULT_CPU_MILLIS), |field| read_cpu(&field, sink));
     let memory = section.get("memory").map_or(Some(Memory::from_mib(256)), |field| read_memory(&field, sink));
-    let instances = section.get("instances").map_or(Some(1), |field| field.number(0..=100, sink));
+    let instances =
+        section.get("instances").map_or(Some(Process::DEFAULT_INSTANCES), |field| field.number(0..=100, sink));
     let mounts = section.get("mounts").map_or_else(|| Some(BTreeMap::new()), |field| read_mounts(&field, sink));
     let health = section.get("health").map(|field| read_health(section, &field, sink));
     let stop = section.get("stop").map_or_else(|| Some(StopPolicy::default()), |f| read_stop(section, &f, sink));
@@ -296,167 +283,6 @@ pub(crate) fn read_duration(
     Some(ms)
 }
 
-fn read_health(process: &Section<'_>, field: &Field<'_>, sink: &mut Sink<'_>) -> Option<HealthCheck> {
-    let name = process.name.replace(']', ".health]");
-    let table = field.table("a health check, written as its own table", sink)?;
-    let known = ["http", "tcp", "exec", "interval", "timeout", "startup", "failures"];
-    let section = Section::strict(table, field.span.clone(), name, &known, sink);
-    let probe = read_probe(&section, sink);
-    let interval_ms = read_duration(&section, "interval", 2000, 100..=3_600_000, sink);
-    let timeout_ms = read_duration(&section, "timeout", 2000, 100..=600_000, sink);
-    let startup_ms = read_duration(&section, "startup", 60_000, 1000..=3_600_000, sink);
-    let failures = section.get("failures").map_or(Some(3), |field| field.number(1..=100, sink));
-    Some(HealthCheck {
-        probe: probe?,
-        interval_ms: interval_ms?,
-        timeout_ms: timeout_ms?,
-        startup_ms: startup_ms?,
-        failures: failures?,
-    })
-}
-
-fn read_probe(section: &Section<'_>, sink: &mut Sink<'_>) -> Option<HealthProbe> {
-    const EXPECTED: &str = "exactly one of: http, tcp, exec";
-    let given: Vec<_> = ["http", "tcp", "exec"].into_iter().filter_map(|w| Some((w, section.get(w)?))).collect();
-    let (kind, field) = match given.as_slice() {
-        [] => {
-            sink.report(&section.span, format!("{} does not say what is tried", section.name)).expected(EXPECTED);
-            return None;
-        }
-        [one] => one,
-        [(first, first_field), (second, second_field), ..] => {
-            sink.report(&second_field.key, format!("{} has both `{first}` and `{second}`", section.name))
-                .also(&first_field.key, "the other one is here")
-                .expected(EXPECTED);
-            return None;
-        }
-    };
-    if *kind == "exec" {
-        return Some(HealthProbe::Exec { command: field.command(sink)? });
-    }
-    let (known, form): (&[&str], _) = if *kind == "http" {
-        (&["port", "path"], "{ port = 8080, path = \"/healthz\" }")
-    } else {
-        (&["port"], "{ port = 8080 }")
-    };
-    let table = field.table(form, sink)?;
-    let inner = Section::strict(table, field.span.clone(), field.name.clone(), known, sink);
-    let port = match inner.get("port") {
-        Some(port) => port.port(sink),
-        None => {
-            sink.report(&field.span, format!("`port` is missing from {}", field.name)).expected(form);
-            None
-        }
-    };
-    if *kind == "tcp" {
-        return Some(HealthProbe::Tcp { port: port? });
-    }
-    let path = match inner.get("path") {
-        None => "/",
-        Some(field) => {
-            const EXPECTED: &str = "a path such as \"/healthz\"";
-            let path = field.text(EXPECTED, MAX_TEXT, sink)?;
-            if !path.starts_with('/') || path.chars().any(|c| c.is_whitespace() || c.is_control() || c == '#') {
-                field.wrong("this is not a path", EXPECTED, sink);
-                return None;
-            }
-            path
-        }
-    };
-    Some(HealthProbe::Http { port: port?, path: path.to_owned() })
-}
-
-fn read_stop(process: &Section<'_>, field: &Field<'_>, sink: &mut Sink<'_>) -> Option<StopPolicy> {
-    let name = process.name.replace(']', ".stop]");
-    let table = field.table("how an instance is asked to end, written as its own table", sink)?;
-    let section = Section::strict(table, field.span.clone(), name, &["signal", "grace", "drain"], sink);
-    let defaults = StopPolicy::default();
-    let grace_ms = read_duration(&section, "grace", defaults.grace_ms, 0..=3_600_000, sink);
-    let drain_ms = read_duration(&section, "drain", defaults.drain_ms, 0..=3_600_000, sink);
-    let signal = match section.get("signal") {
-        None => None,
-        Some(field) => {
-            let text = field.text("a signal such as \"SIGTERM\"", MAX_TEXT, sink)?;
-            if !SIGNALS.contains(&text) {
-                let upper = text.to_ascii_uppercase();
-                let full = if upper.starts_with("SIG") { upper } else { format!("SIG{upper}") };
-                let near = nearest(&full, SIGNALS).map(|near| format!("did you mean \"{near}\"?"));
-                sink.report(&field.span, format!("{}: this is not a signal Holm sends", field.name))
-                    .label(near.unwrap_or_default())
-                    .expected(format!("one of: {}", SIGNALS.join(", ")));
-                return None;
-            }
-            Some(text.to_owned())
-        }
-    };
-    Some(StopPolicy { signal, grace_ms: grace_ms?, drain_ms: drain_ms? })
-}
-
-fn read_routes(field: &Field<'_>, processes: &Processes, sink: &mut Sink<'_>) -> Option<Vec<Route>> {
-    let tables = field.tables(ROUTES_FORM, sink)?;
-    if tables.len() > MAX_ROUTES {
-        field.wrong(format_args!("{} routes", tables.len()), &format!("at most {MAX_ROUTES}"), sink);
-        return None;
-    }
-    let mut places: BTreeMap<RouteMatch, Range<usize>> = BTreeMap::new();
-    let mut routes = Vec::new();
-    for (table, span) in tables {
-        let known = ["process", "port", "listen", "sni", "proxy_protocol"];
-        let section = Section::strict(table, span, "[[route]]".to_owned(), &known, sink);
-        let Some((route, place)) = read_route(&section, processes, sink) else { continue };
-        match places.get(&route.on) {
-            Some(earlier) => {
-                sink.report(&place, format!("{} is taken by two routes", what_is_matched(&route.on)))
-                    .label("again here")
-                    .also(earlier, "first here");
-            }
-            None => {
-                places.insert(route.on.clone(), place);
-                routes.push(route);
-            }
-        }
-    }
-    Some(routes)
-}
-
-fn what_is_matched(on: &RouteMatch) -> String {
-    match on {
-        RouteMatch::TcpPort(port) => format!("port {port} of the host"),
-        RouteMatch::Sni(name) => format!("the TLS host name `{name}`"),
-    }
-}
-
-fn read_route(section: &Section<'_>, processes: &Processes, sink: &mut Sink<'_>) -> Option<(Route, Range<usize>)> {
-    let process = required(section, "process", "the process type that serves, such as `process = \"web\"`", sink)
-        .and_then(|field| read_process_name(&field, processes, sink));
-    let port = required(section, "port", "the port inside the guest, such as `port = 8080`", sink)
-        .and_then(|field| field.port(sink));
-    let proxy_protocol = section.get("proxy_protocol").map_or(Some(false), |field| field.switch(sink));
-    let (on, place) = match (section.get("listen"), section.get("sni")) {
-        (Some(listen), None) => (RouteMatch::TcpPort(listen.port(sink)?), listen.span),
-        (None, Some(sni)) => {
-            let name = sni.text("a host name such as \"hello.example\"", MAX_TEXT, sink)?;
-            if let Some(why) = host_name_problem(name) {
-                sni.wrong(why, "a host name such as \"hello.example\"", sink);
-                return None;
-            }
-            (RouteMatch::Sni(name.to_owned()), sni.span)
-        }
-        (Some(listen), Some(sni)) => {
-            sink.report(&sni.key, "a route has both `listen` and `sni`")
-                .also(&listen.key, "the other one is here")
-                .expected("one of them: make two routes to have both");
-            return None;
-        }
-        (None, None) => {
-            sink.report(&section.span, "a route does not say what it listens for")
-                .expected("`listen = PORT` (a port of the host) or `sni = \"HOST\"` (a TLS host name)");
-            return None;
-        }
-    };
-    Some((Route { on, process: process?, port: port?, proxy_protocol: proxy_protocol? }, place))
-}
-
 pub(crate) fn required<'d>(
     section: &Section<'d>,
     word: &str,
@@ -470,7 +296,7 @@ pub(crate) fn required<'d>(
     field
 }
 
-fn read_process_name(field: &Field<'_>, processes: &Processes, sink: &mut Sink<'_>) -> Option<ProcessName> {
+pub(crate) fn read_process_name(field: &Field<'_>, processes: &Processes, sink: &mut Sink<'_>) -> Option<ProcessName> {
     let name = named(ProcessName::new(field.text(NAME_FORM, MAX_TEXT, sink)?), &field.span, sink)?;
     if processes.contains_key(&name) {
         return Some(name);

@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::id::{AppKey, Digest, ParseIdError};
+use crate::text::as_text;
 
 /// The public half of a token: 12 of `0-9 a-f`. It tells tokens apart and may be shown.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -39,18 +40,7 @@ impl FromStr for TokenId {
     }
 }
 
-impl TryFrom<String> for TokenId {
-    type Error = ParseIdError;
-    fn try_from(text: String) -> Result<Self, ParseIdError> {
-        text.parse()
-    }
-}
-
-impl From<TokenId> for String {
-    fn from(id: TokenId) -> String {
-        id.0
-    }
-}
+as_text!(TokenId);
 
 /// What somebody may ask for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -230,6 +230,13 @@ pub enum Event {
         /// Its new size.
         size: VolumeSize,
     },
+    /// What the snapshots of a volume take of the host's disk has changed: one is about to be taken, or was removed.
+    SnapshotsChanged {
+        /// The volume.
+        volume: VolumeId,
+        /// What all of its snapshots take together at the most, in bytes.
+        bytes: u64,
+    },
     /// A volume was removed with everything in it.
     VolumeDeleted {
         /// The volume.
@@ -248,6 +255,9 @@ pub enum Event {
         /// The memory that all microVMs together may take, in bytes; `None`: nobody has said.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         memory: Option<u64>,
+        /// The disk that volumes, their snapshots and logs may take together, in bytes; `None`: nobody has said.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        disk: Option<u64>,
     },
     /// Somebody made an access token.
     TokenCreated {
@@ -329,9 +339,10 @@ impl Event {
             | Self::InstanceObserved { instance, .. }
             | Self::InstanceEnded { instance, .. }
             | Self::InstanceForgotten { instance } => Some(&instance.app),
-            Self::VolumeCreated { volume, .. } | Self::VolumeGrown { volume, .. } | Self::VolumeDeleted { volume } => {
-                Some(&volume.app)
-            }
+            Self::VolumeCreated { volume, .. }
+            | Self::VolumeGrown { volume, .. }
+            | Self::SnapshotsChanged { volume, .. }
+            | Self::VolumeDeleted { volume } => Some(&volume.app),
             Self::HostStarted { .. }
             | Self::HostStopped { .. }
             | Self::TokenCreated { .. }

@@ -1,4 +1,4 @@
-//! What a microVM takes of its host's memory: the one sum that the planner admits by and the agent starts by.
+//! What an instance takes of its host, memory and disk: the sums that the planner admits by and the agent starts by.
 
 use holm_manifest::Memory;
 
@@ -30,3 +30,7 @@ pub fn footprint(app: Memory, host: &Host) -> u64 {
     let vmm = if host.acceleration == "kvm" { VIRTUALISING_MIB } else { TRANSLATING_MIB };
     (machine_mib(app.mib()) + vmm) << 20
 }
+
+/// What an instance takes of its host's disk at the most, in bytes, volumes left out: 4 MiB of its log, and 1 MiB for its
+/// journal, its console and QEMU's messages. Its writable layer lies in its memory.
+pub const INSTANCE_DISK: u64 = 5 << 20;

@@ -5,6 +5,8 @@ use std::fmt;
 use holm_manifest::{AppName, EnvName, ProcessName};
 use serde::{Deserialize, Serialize};
 
+use crate::text::as_text;
+
 /// An app in one of its environments: the unit that has releases, routes and configuration.
 ///
 /// Written `hello` for the default environment `prod` and `hello/staging` for any other.
@@ -37,13 +39,6 @@ impl ParseIdError {
     }
 }
 
-impl TryFrom<String> for AppKey {
-    type Error = ParseIdError;
-    fn try_from(text: String) -> Result<Self, ParseIdError> {
-        text.parse()
-    }
-}
-
 impl std::str::FromStr for AppKey {
     type Err = ParseIdError;
     fn from_str(text: &str) -> Result<Self, ParseIdError> {
@@ -53,12 +48,6 @@ impl std::str::FromStr for AppKey {
             None => (text, EnvName::default()),
         };
         Ok(Self { app: AppName::new(app).map_err(bad)?, env })
-    }
-}
-
-impl From<AppKey> for String {
-    fn from(key: AppKey) -> String {
-        key.to_string()
     }
 }
 
@@ -81,13 +70,6 @@ impl fmt::Display for SecretSetId {
     }
 }
 
-impl TryFrom<String> for SecretSetId {
-    type Error = ParseIdError;
-    fn try_from(text: String) -> Result<Self, ParseIdError> {
-        text.parse()
-    }
-}
-
 impl std::str::FromStr for SecretSetId {
     type Err = ParseIdError;
     fn from_str(text: &str) -> Result<Self, ParseIdError> {
@@ -96,12 +78,6 @@ impl std::str::FromStr for SecretSetId {
             return Err(ParseIdError::new(text, "the id of a set of secrets"));
         }
         Ok(Self(text.to_owned()))
-    }
-}
-
-impl From<SecretSetId> for String {
-    fn from(id: SecretSetId) -> String {
-        id.0
     }
 }
 
@@ -127,13 +103,6 @@ impl fmt::Display for InstanceName {
     }
 }
 
-impl TryFrom<String> for InstanceName {
-    type Error = ParseIdError;
-    fn try_from(text: String) -> Result<Self, ParseIdError> {
-        text.parse()
-    }
-}
-
 impl std::str::FromStr for InstanceName {
     type Err = ParseIdError;
     fn from_str(text: &str) -> Result<Self, ParseIdError> {
@@ -154,11 +123,7 @@ impl std::str::FromStr for InstanceName {
     }
 }
 
-impl From<InstanceName> for String {
-    fn from(name: InstanceName) -> String {
-        name.to_string()
-    }
-}
+as_text!(AppKey, SecretSetId, InstanceName);
 
 macro_rules! number_type {
     ($(#[$doc:meta])* $name:ident, $prefix:literal) => {

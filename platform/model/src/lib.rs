@@ -15,4 +15,5 @@ pub mod report;
 pub mod secrets;
 pub mod state;
 pub mod target;
+mod text;
 pub mod volume;

@@ -66,6 +66,9 @@ pub struct Host {
     /// The memory that all microVMs together may take, in bytes; `None`: nobody has said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory: Option<u64>,
+    /// The disk that volumes, their snapshots and logs may take together, in bytes; `None`: nobody has said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk: Option<u64>,
 }
 
 /// An app in one environment.
@@ -275,6 +278,18 @@ impl State {
         }
         let rolling = self.active_deployment(app).and_then(|(_, d)| d.release);
         rolling.or_else(|| self.apps.get(app)?.current)
+    }
+
+    /// The manifests that are or may soon be in force for `app`: the current release's, and that of a deployment under way.
+    pub fn manifests_of<'a>(&'a self, app: &'a AppKey) -> impl Iterator<Item = &'a Manifest> {
+        let manifest_of = |number| self.release(app, number).map(|release| &release.manifest);
+        let current = self.apps.get(app).and_then(|doc| doc.current).and_then(manifest_of);
+        let under_way = self.active_deployment(app).map(|(_, deployment)| deployment);
+        let coming = under_way.and_then(|deployment| match &deployment.kind {
+            DeploymentKind::Deploy { manifest, .. } => Some(&**manifest),
+            DeploymentKind::Rollback | DeploymentKind::Restart => deployment.release.and_then(manifest_of),
+        });
+        current.into_iter().chain(coming)
     }
 
     /// A release by number.

@@ -11,6 +11,7 @@ use uuid::Uuid;
 use crate::event::{Event, Recorded};
 use crate::id::{AppKey, ParseIdError};
 use crate::state::{DocumentKey, State};
+use crate::text::as_text;
 
 /// A volume of an app in one of its environments. Written `hello:data`, or `hello/staging:data` outside `prod`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -37,18 +38,7 @@ impl std::str::FromStr for VolumeId {
     }
 }
 
-impl TryFrom<String> for VolumeId {
-    type Error = ParseIdError;
-    fn try_from(text: String) -> Result<Self, ParseIdError> {
-        text.parse()
-    }
-}
-
-impl From<VolumeId> for String {
-    fn from(id: VolumeId) -> Self {
-        id.to_string()
-    }
-}
+as_text!(VolumeId);
 
 /// The number of a volume: that of the event that made it. A volume that is made again under the same name has another,
 /// so what an earlier one left on a host is never taken for it.
@@ -90,6 +80,14 @@ pub struct Volume {
     pub created_at: Timestamp,
     /// Who made it.
     pub created_by: String,
+    /// What its snapshots take of the host's disk at the most, in bytes.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub snapshots: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over references")]
+const fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// A volume as an instance has it.
@@ -124,6 +122,7 @@ impl State {
                     origin: origin.clone(),
                     created_at: recorded.at,
                     created_by: recorded.actor.clone(),
+                    snapshots: 0,
                 };
                 self.volumes.entry(volume.clone()).or_insert(made);
                 volume
@@ -131,6 +130,12 @@ impl State {
             Event::VolumeGrown { volume, size } => {
                 if let Some(known) = self.volumes.get_mut(volume) {
                     known.size = known.size.max(*size);
+                }
+                volume
+            }
+            Event::SnapshotsChanged { volume, bytes } => {
+                if let Some(known) = self.volumes.get_mut(volume) {
+                    known.snapshots = *bytes;
                 }
                 volume
             }

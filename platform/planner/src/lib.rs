@@ -10,6 +10,7 @@
 //! | `rollout` | one app, one safe step on |
 //! | `release` | the release command before a rollout |
 //! | `room` | the host's memory: the one answer to "does it fit" |
+//! | `disk` | the host's disk: the same |
 //! | `backoff`, `crash` | waits after deaths, and who dies again and again |
 //! | `shape` | what an instance is made of |
 //! | `target`, `routing` | what follows for the host and for the ingress |
@@ -18,6 +19,7 @@
 
 mod backoff;
 mod crash;
+mod disk;
 mod release;
 mod rollout;
 mod room;
@@ -33,6 +35,7 @@ use holm_model::state::State;
 use jiff::Timestamp;
 
 pub use crash::{CrashLoop, crash_loops};
+pub use disk::{Disk, fits_disk, fits_volume};
 pub use rollout::{Standing, standing};
 pub use room::{Room, Shortage, fits};
 pub use routing::{Backend, BackendHealth, RoutingEntry, routing};

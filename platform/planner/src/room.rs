@@ -16,14 +16,14 @@ pub struct Room<'a> {
     taken: u64,
 }
 
-/// Not enough memory.
+/// Not enough memory, or not enough disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shortage {
     /// What is needed at the same time, in bytes.
     pub needs: u64,
     /// What is free for it, in bytes.
     pub free: u64,
-    /// What microVMs may take together, in bytes.
+    /// What all may take together, in bytes.
     pub cap: u64,
 }
 

@@ -11,13 +11,14 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+use holm_process::{Process, ProcessEnd};
 use serde_json::Value;
 use tokio::net::UnixStream;
 use tokio::sync::{broadcast, mpsc, watch};
 
 use crate::disk_copy::{self, CopyError, DiskCopy};
 use crate::probe::Acceleration;
-use crate::process::{self, ProcessHandle};
+use crate::process;
 use crate::qemu_command::{self, Descriptors, node_name};
 use crate::qmp::{Event, QmpClient, QmpError};
 use crate::socket_dir::{bind_unix_in, connect_unix_in};
@@ -89,7 +90,7 @@ impl QemuVmm {
         let Some(process) = starting.process.take() else {
             return Err(not_ready(log_tail(&spec.run_dir)));
         };
-        let record = VmRecord { name: spec.name.clone(), process: process.identity, run_dir: spec.run_dir.clone() };
+        let record = VmRecord { name: spec.name.clone(), process: process.identity(), run_dir: spec.run_dir.clone() };
         Ok(Arc::new(QemuVm::new(record, process, Some(monitor))))
     }
 
@@ -159,7 +160,7 @@ impl QemuVmm {
         let mut child = syscalls::spawn_apart(&mut command, &keep, spec.nice, spec.run_as)
             .map_err(|source| VmError::Spawn { program: self.config.program.clone(), source })?;
         drop(keep);
-        match ProcessHandle::open(child.id()) {
+        match Process::open(child.id()) {
             Ok(Some(process)) => Ok(Starting { process: Some(process) }),
             Ok(None) => {
                 let _ = child.wait();
@@ -174,11 +175,12 @@ impl QemuVmm {
     }
 
     async fn adopt(&self, record: &VmRecord) -> Result<Option<Arc<dyn Vm>>, VmError> {
-        let Some(process) = ProcessHandle::open(record.process.pid).map_err(VmError::Scan)? else {
+        let Some(process) = Process::open(record.process.pid).map_err(VmError::Scan)? else {
             return Ok(None);
         };
         // The pidfd is open: what the next line finds to be true stays true of the process it stands for.
-        if process.identity != record.process || process::marker_of(record.process.pid).as_ref() != Some(&record.name) {
+        if process.identity() != record.process || process::marker_of(record.process.pid).as_ref() != Some(&record.name)
+        {
             return Ok(None);
         }
         let monitor = match connect_monitor(&record.run_dir, self.config.ready_deadline).await {
@@ -210,7 +212,7 @@ impl Vmm for QemuVmm {
 
 /// A QEMU that is not known to be ready; killed when dropped before it is.
 struct Starting {
-    process: Option<ProcessHandle>,
+    process: Option<Process>,
 }
 
 impl Starting {
@@ -219,10 +221,10 @@ impl Starting {
         let process = self.process.take()?;
         let _ = process.kill();
         match process.reap() {
-            process::ProcessEnd::Code(code) => Some(format!("QEMU ended with code {code}")),
-            process::ProcessEnd::Signal(libc::SIGKILL) => Some("QEMU was killed".to_owned()),
-            process::ProcessEnd::Signal(signal) => Some(format!("QEMU ended by signal {signal}")),
-            process::ProcessEnd::NotOurChild => None,
+            ProcessEnd::Code(code) => Some(format!("QEMU ended with code {code}")),
+            ProcessEnd::Signal(libc::SIGKILL) => Some("QEMU was killed".to_owned()),
+            ProcessEnd::Signal(signal) => Some(format!("QEMU ended by signal {signal}")),
+            ProcessEnd::NotOurChild => None,
         }
     }
 }
@@ -257,7 +259,7 @@ fn log_tail(run_dir: &Path) -> String {
 #[derive(Debug)]
 struct QemuVm {
     record: VmRecord,
-    process: Arc<ProcessHandle>,
+    process: Arc<Process>,
     monitor: Option<QmpClient>,
     console: Arc<Console>,
     quit: mpsc::Sender<()>,
@@ -265,7 +267,7 @@ struct QemuVm {
 }
 
 impl QemuVm {
-    fn new(record: VmRecord, process: ProcessHandle, monitor: Option<(QmpClient, broadcast::Receiver<Event>)>) -> Self {
+    fn new(record: VmRecord, process: Process, monitor: Option<(QmpClient, broadcast::Receiver<Event>)>) -> Self {
         let process = Arc::new(process);
         let console = Arc::new(Console::default());
         let (quit, quit_requests) = mpsc::channel(1);

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use holm_process::ProcessIdentity;
 use serde::{Deserialize, Serialize};
 use tokio::net::UnixStream;
 
 use crate::disk_copy::DiskCopy;
-use crate::process::ProcessIdentity;
 use crate::qmp::QmpError;
 use crate::spec::{HostForward, SpecError, VmName, VmSpec};
 

@@ -6,11 +6,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use base64::Engine;
+use holm_process::{Process, ProcessEnd};
 use serde_json::{Value, json};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{broadcast, mpsc, watch};
 
-use crate::process::{ProcessEnd, ProcessHandle};
 use crate::qemu_command::CONSOLE_BYTES;
 use crate::qmp::{Event, QmpClient, QmpError};
 use crate::spec::VmSpec;
@@ -42,7 +42,7 @@ impl Console {
 
 /// What the watcher works with.
 pub(crate) struct Watched {
-    pub(crate) process: Arc<ProcessHandle>,
+    pub(crate) process: Arc<Process>,
     /// `None` when the monitor does not answer: then only the process is watched.
     pub(crate) monitor: Option<(QmpClient, broadcast::Receiver<Event>)>,
     pub(crate) console: Arc<Console>,
@@ -80,7 +80,7 @@ impl Watched {
         let gone = match process.watch_fd().and_then(syscalls::await_readable) {
             Ok(gone) => gone,
             Err(error) => {
-                tracing::error!(%error, pid = process.identity.pid, "cannot watch a VM's process");
+                tracing::error!(%error, pid = process.pid(), "cannot watch a VM's process");
                 return None;
             }
         };

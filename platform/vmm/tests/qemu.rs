@@ -51,7 +51,7 @@ async fn launch(spec: &VmSpec) -> Launched {
 }
 
 fn alive(record: &VmRecord) -> bool {
-    std::fs::read_to_string(format!("/proc/{}/stat", record.process.pid)).is_ok_and(|stat| !stat.contains(") Z "))
+    holm_process::lives(record.process.pid).unwrap()
 }
 
 #[tokio::test]
@@ -196,8 +196,7 @@ async fn qemu_inherits_no_descriptor_and_leads_its_own_session() {
         .collect();
     assert!(!open.iter().any(|path| path.ends_with("secret")), "{open:?}");
     assert!(std::fs::read(format!("/proc/{pid}/environ")).unwrap().is_empty());
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    let session = stat.rsplit_once(") ").unwrap().1.split(' ').nth(3).unwrap();
-    assert_eq!(session, pid.to_string());
+    let leader = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap());
+    assert_eq!(rustix::process::getsid(leader).unwrap(), leader.unwrap());
     vm.0.kill().await.unwrap();
 }

@@ -152,6 +152,14 @@ impl VolumeStore {
         Ok(found)
     }
 
+    /// Bytes that the snapshots of a volume take on the disk, blocks that they share with it counted too.
+    #[must_use]
+    pub fn snapshots_take(&self, number: VolumeNumber) -> u64 {
+        use std::os::unix::fs::MetadataExt as _;
+        let Ok(entries) = fs::read_dir(self.snapshots_of(number)) else { return 0 };
+        entries.flatten().filter_map(|entry| entry.metadata().ok()).map(|meta| meta.blocks() * 512).sum()
+    }
+
     /// The file of a snapshot.
     ///
     /// # Errors

@@ -27,7 +27,7 @@ fn main() -> ExitCode {
     // Lives as long as the tests: `run` ends with the value that ends the program.
     let mut server = None;
     let port = xtask::site::free_port().unwrap_or(8443).to_string();
-    let up = ["--network", "user", "--sni-port", &port, "--backups", "s3://bucket/some/folder"];
+    let up = ["--network", "user", "--sni-port", &port, "--backups", "s3://bucket/some/folder", "--disk", "2GiB"];
     let batch = Batch::new(&up).and_then(|mut batch| {
         let buckets = batch.path().join("buckets");
         std::fs::create_dir_all(buckets.join("bucket"))?;
@@ -160,12 +160,19 @@ fn snapshot(batch: &Batch) -> Result<()> {
     let taken = batch.site.json(&["snapshots", "create", "keeper:data"])?;
     ensure!(taken["body"]["frozen"] == true, "{taken}");
     redis(batch, "keeper", &["set", "word", "second"])?;
+    let promised = || -> Result<u64> {
+        batch.site.json(&["status"])?["disk"]["promised"].as_u64().context("nothing is said of the disk")
+    };
+    let with_snapshot = promised()?;
     let name = format!("keeper:data@{}", moment(&taken)?);
     batch.site.ok(&["snapshots", "restore", &name, "--to", "copy:data"])?;
     deploy(batch, "copy", "one")?;
     ensure!(redis(batch, "copy", &["get", "word"])? == "first", "not what it was");
     ensure!(redis(batch, "keeper", &["get", "word"])? == "second", "the volume itself was changed");
+    // Of what is promised, the snapshot is all that goes with it.
+    let with_copy = promised()?;
     batch.site.ok(&["snapshots", "delete", &name])?;
+    ensure!(promised()? < with_copy && with_copy > with_snapshot, "{with_snapshot} {with_copy} {}", promised()?);
     // With its volumes: nothing of it is left.
     destroy(batch, "copy")
 }
@@ -264,6 +271,8 @@ fn refused(batch: &Batch) -> Result<()> {
         (&["volumes", "delete", "keeper:data", "--yes"][..], "has it"),
         (&["volumes", "grow", "keeper:data", "--size", "64MiB"], "only grows"),
         (&["volumes", "create", "keeper:data", "--size", "64MiB"], "already"),
+        (&["volumes", "grow", "keeper:data", "--size", "2GiB"], "of the host's 2048 MiB are not promised yet"),
+        (&["volumes", "create", "keeper:more", "--size", "2GiB"], "there is no room on the disk for `keeper:more`"),
         (&["volumes", "inspect", "keeper:other"], "there is no volume"),
         (&["scale", "--app", "keeper", "db=2"], "one writer"),
         (&["snapshots", "restore", "keeper:data@20260131T120000.000Z", "--to", "a:b"], "no snapshot"),

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use anyhow::{Context, Result, bail};
+use holm_process::Process;
 use serde_json::Value;
 
 use crate::build::Programs;
@@ -202,9 +203,8 @@ impl Site {
     pub fn clear(&self) {
         let _ = self.run(&["down"]);
         for (pid, _) in self.processes().unwrap_or_default() {
-            let pid = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw);
-            if let Some(pid) = pid {
-                let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+            if let Ok(Some(process)) = Process::open(pid) {
+                let _ = process.kill();
             }
         }
     }

@@ -35,6 +35,8 @@ mod tests;
 #[cfg(test)]
 mod tests_call;
 #[cfg(test)]
+mod tests_call_model;
+#[cfg(test)]
 mod tests_pieces;
 #[cfg(test)]
 mod tests_queue;

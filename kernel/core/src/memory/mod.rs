@@ -20,6 +20,8 @@ pub mod space;
 mod tests;
 #[cfg(test)]
 mod tests_calls;
+#[cfg(test)]
+mod tests_cases;
 pub mod tree;
 
 use crate::arena::Id;

@@ -22,6 +22,8 @@ pub(crate) mod ready;
 pub(crate) mod switch;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_random;
 
 use alloc::vec::Vec;
 

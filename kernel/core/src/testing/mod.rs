@@ -5,7 +5,6 @@ mod history;
 mod interleave;
 pub(crate) mod ipc;
 pub(crate) mod memory;
-mod random;
 mod stage;
 mod tree;
 pub(crate) mod world;

@@ -21,7 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// # Errors
 /// When it ends before it answers; the message has its last lines.
 pub(super) async fn start(state_dir: &Path) -> Result<()> {
-    super::refuse_second(state_dir).await?;
+    super::second::refuse(state_dir).await?;
     std::fs::create_dir_all(state_dir).with_context(|| format!("cannot make {}", state_dir.display()))?;
     let path = state_dir.join(LOG);
     let log = OpenOptions::new().create(true).append(true).open(&path);

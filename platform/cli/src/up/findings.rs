@@ -4,10 +4,13 @@ use std::path::Path;
 
 use holm_api::wire::{Finding, FindingLevel};
 use holm_control::EventQuery;
+use holm_model::state::State;
+use holm_planner::Disk;
 use holm_vmm::{CpuShares, GuestStore};
 
 use super::backend::Host;
 use super::checks;
+use super::disk::Left;
 
 /// Looks at a host where Holm runs.
 pub(crate) async fn of_running_host(host: &Host) -> Vec<Finding> {
@@ -23,6 +26,7 @@ pub(crate) async fn of_running_host(host: &Host) -> Vec<Finding> {
         let level = if taken > there { FindingLevel::Warn } else { FindingLevel::Ok };
         findings.push(finding("memory for microVMs", level, text));
     }
+    findings.extend(disk(host, &state));
     for (listener, why) in host.front.closed_listeners().await {
         let text = format!("cannot listen on {listener}: {why}");
         let hint = "choose another port, or end what listens there; it is tried again every second";
@@ -51,6 +55,25 @@ pub(crate) async fn of_running_host(host: &Host) -> Vec<Finding> {
         Err(error) => findings.push(finding("event log", FindingLevel::Fail, super::images::chain(&error))),
     }
     findings
+}
+
+/// What of the disk is promised, and whether the disk has it.
+fn disk(host: &Host, state: &State) -> Vec<Finding> {
+    let subject = "disk for volumes";
+    let Some((promised, cap)) = Disk::of(state).figures() else { return Vec::new() };
+    let text = format!("{} of {} MiB are promised to volumes, snapshots and logs", promised >> 20, cap >> 20);
+    let hint = "nothing is taken back; delete volumes or snapshots that nobody needs, or make room on the disk";
+    let told = |level, text| Finding { hint: Some(hint.to_owned()), ..finding(subject, level, text) };
+    if promised > cap {
+        return vec![told(FindingLevel::Warn, text)];
+    }
+    let short = host.storage.left().ok().filter(|left| left.owed > left.free);
+    let short = short.map(|Left { owed, free }| {
+        let text =
+            format!("apps may still write {} MiB that they were promised, and {} are free", owed >> 20, free >> 20);
+        told(FindingLevel::Warn, text)
+    });
+    [finding(subject, FindingLevel::Ok, text)].into_iter().chain(short).collect()
 }
 
 /// Looks at the machine alone; for a host where Holm does not run.

@@ -9,6 +9,7 @@ use futures_util::future::join_all;
 use holm_api::Backend;
 use holm_api::server::METRICS_TYPE;
 use holm_model::report::Phase;
+use holm_planner::{Disk, Room};
 use http::header::CONTENT_TYPE;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
@@ -107,6 +108,15 @@ fn of_host(host: &Host) -> Vec<Family> {
     if let Some(site) = &state.site.host {
         let about = labels([("acceleration", &site.acceleration), ("network", &site.network)]);
         families.push(gauge("host", "How microVMs run and are connected", None, vec![(about, 1)]));
+    }
+    let unit = || Some(Unit::Bytes);
+    if let Some((taken, cap)) = Room::of(&state).figures() {
+        families.push(gauge("memory_taken", "Memory that instances take at the most", unit(), alone(taken)));
+        families.push(gauge("memory_cap", "Memory that instances may take together", unit(), alone(cap)));
+    }
+    if let Some((promised, cap)) = Disk::of(&state).figures() {
+        families.push(gauge("disk_promised", "Disk promised to volumes, snapshots and logs", unit(), alone(promised)));
+        families.push(gauge("disk_cap", "Disk that may be promised together", unit(), alone(cap)));
     }
     let under_way = state.apps.keys().filter(|app| state.active_deployment(app).is_some()).count();
     families.push(gauge("deployments_under_way", "Deployments that have not ended", None, alone(under_way as u64)));

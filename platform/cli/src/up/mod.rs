@@ -7,12 +7,14 @@
 //! | `backend` | everything behind the API |
 //! | `checks` | what `holm doctor` looks at beside microVMs |
 //! | `detach` | `--detach`: the same in the background |
+//! | `disk` | how much disk may be promised |
 //! | `exec`, `logs` | the two streams of the API |
 //! | `findings` | what `holm doctor` looks at |
 //! | `front` | the ingress, following the state |
 //! | `guest` | guest kernels: listed and imported |
 //! | `metrics` | figures for Prometheus |
 //! | `notify` | the service manager hears that Holm answers |
+//! | `second` | a Holm beside one that runs is refused |
 //! | `secrets` | changes of secrets, and which sets are kept |
 //! | `images` | the image store, for the control plane |
 //! | `storage` | volumes, snapshots and backups |
@@ -22,6 +24,7 @@ mod archive;
 mod backend;
 mod checks;
 mod detach;
+mod disk;
 mod exec;
 mod findings;
 mod front;
@@ -30,6 +33,7 @@ mod images;
 mod logs;
 mod metrics;
 mod notify;
+mod second;
 mod secrets;
 mod storage;
 
@@ -88,6 +92,8 @@ pub(crate) struct UpOptions {
     pub(crate) network: NetworkChoice,
     /// The memory that all microVMs together may take; `None`: what the host can spare.
     pub(crate) memory: Option<Memory>,
+    /// The disk that may be promised; `None`: what the host can spare.
+    pub(crate) disk: Option<Memory>,
     /// What runs the microVMs' processors.
     pub(crate) accel: AccelChoice,
     /// A file with credentials for registries, in the form of Docker's `config.json`.
@@ -149,7 +155,7 @@ fn runtime() -> Result<Runtime> {
 async fn run_to_the_end(options: &UpOptions) -> Result<()> {
     raise_descriptors();
     let state_dir = &options.state;
-    refuse_second(state_dir).await?;
+    second::refuse(state_dir).await?;
     std::fs::create_dir_all(state_dir).with_context(|| format!("cannot make {}", state_dir.display()))?;
     Site::start(options).await?.serve().await
 }
@@ -157,30 +163,6 @@ async fn run_to_the_end(options: &UpOptions) -> Result<()> {
 /// Lets this process make files for its user and group only: logs of apps, events and settings are not for everybody.
 fn restrict_files() {
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o027));
-}
-
-/// Says plainly that Holm runs already: the locks in the state folder would say so in other words. One that was killed may
-/// have left a process that it was just starting, which has its socket and its locks until it is the program it becomes.
-async fn refuse_second(state_dir: &Path) -> Result<()> {
-    const PATIENCE: Duration = Duration::from_secs(5);
-    let deadline = tokio::time::Instant::now() + PATIENCE;
-    while holm_api::socket::connect(state_dir).await.is_ok() {
-        if holder_lives(state_dir) || tokio::time::Instant::now() >= deadline {
-            bail!("a Holm runs there already; `holm down --keep-instances` ends it and leaves its microVMs running");
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    Ok(())
-}
-
-/// Whether the process lives whose number is in the lock of the state folder; also when that cannot be told.
-fn holder_lives(state_dir: &Path) -> bool {
-    let number = std::fs::read_to_string(state_dir.join("holm.lock")).ok();
-    let number = number.and_then(|number| number.trim().parse::<u32>().ok());
-    number.is_none_or(|number| {
-        let stat = std::fs::read_to_string(format!("/proc/{number}/stat")).unwrap_or_default();
-        stat.rsplit_once(") ").is_some_and(|(_, fields)| !fields.starts_with(['Z', 'X']))
-    })
 }
 
 /// Lets this process have as many file descriptors as the system allows: each connection takes two.
@@ -283,6 +265,7 @@ impl Site {
             why: acceleration.reason.clone(),
             network: network_name.to_owned(),
             memory: Some(memory(options.memory)?),
+            disk: Some(disk::cap(options.disk, dir)?),
         };
         let agent = Agent::start(
             AgentConfig {
@@ -308,6 +291,7 @@ impl Site {
         tasks.spawn(pass_reports(Arc::clone(&agent), control.clone(), stop.clone()));
         let storage = Storage::new(dir, &options.backups, (control.clone(), Arc::clone(&agent), volumes));
         let storage = Arc::new(storage.context("cannot use the store of backups")?);
+        storage.measure_all().await;
         tasks.spawn(Arc::clone(&storage).follow_schedule(stop.clone()));
         let (told, stopping) = watch::channel(None);
         tasks.spawn(secrets.clone().sweep(control.clone(), stop.clone()));

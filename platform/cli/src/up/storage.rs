@@ -1,7 +1,7 @@
 //! Volumes, snapshots and backups of the running Holm: asked for by people, and made by schedule.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use holm_api::storage::{
     VolumeView,
 };
 use holm_api::{Problem, ProblemCode};
-use holm_control::{Command, Control, Meta, VolumeCommand};
+use holm_control::{Command, Control, Meta, Refused, Rules, VolumeCommand};
 use holm_manifest::VolumeSize;
 use holm_model::volume::{Volume, VolumeId, VolumeOrigin};
 use holm_volume::backup::{BackupError, BackupId, BackupKey, CHUNK, Made, NewBackup, Rate, Source, Vault};
@@ -21,6 +21,7 @@ use jiff::Timestamp;
 use super::backend::refused;
 use super::images::chain;
 
+mod room;
 mod schedule;
 
 /// A chunk that no backup names stays this long: another Holm may be about to name it.
@@ -43,6 +44,7 @@ pub(crate) struct Storage {
     agent: Arc<AgentHandle>,
     volumes: VolumeStore,
     vault: Option<Vault>,
+    state_dir: PathBuf,
     rate: u64,
     /// Snapshots and backups are taken, and backups removed, one after the other.
     turn: tokio::sync::Mutex<()>,
@@ -99,6 +101,7 @@ impl Storage {
             agent,
             volumes,
             vault,
+            state_dir: state_dir.to_owned(),
             rate: options.rate,
             turn: tokio::sync::Mutex::new(()),
             overdue: Mutex::default(),
@@ -109,7 +112,7 @@ impl Storage {
         match request {
             StorageRequest::Volumes { volume } => self.list_volumes(volume.as_ref()).map(StorageAnswer::Volumes),
             StorageRequest::TakeSnapshot { volume } => {
-                self.take_snapshot(&volume).await.map(|taken| StorageAnswer::Snapshot(snapshot_view(taken)))
+                self.take_snapshot(&volume, actor).await.map(|taken| StorageAnswer::Snapshot(snapshot_view(taken)))
             }
             StorageRequest::Snapshots { volume } => self.list_snapshots(volume.as_ref()).map(StorageAnswer::Snapshots),
             StorageRequest::DeleteSnapshot { volume, moment } => {
@@ -117,6 +120,7 @@ impl Storage {
                 let id = snapshot_id(&moment)?;
                 let deleted = self.volumes.delete_snapshot(found.number, &id);
                 deleted.map_err(volume_problem("delete the snapshot"))?;
+                self.measure(&volume, found.number, actor).await;
                 Ok(StorageAnswer::Done)
             }
             StorageRequest::RestoreSnapshot { volume, moment, to } => {
@@ -221,12 +225,24 @@ impl Storage {
         })
     }
 
-    async fn take_snapshot(&self, id: &VolumeId) -> Result<Snapshot, Problem> {
+    async fn take_snapshot(&self, id: &VolumeId, actor: String) -> Result<Snapshot, Problem> {
         let _turn = self.turn.lock().await;
         let (id, volume) = self.volume(id)?;
         let size = self.size_of_file(&id, &volume)?;
+        room::keep(self, &id, &volume, actor.clone()).await?;
+        let taken = self.snapshot_in_its_room(&id, &volume, size).await;
+        self.measure(&id, volume.number, actor).await;
+        taken
+    }
+
+    async fn snapshot_in_its_room(
+        &self,
+        id: &VolumeId,
+        volume: &Volume,
+        size: VolumeSize,
+    ) -> Result<Snapshot, Problem> {
         let what = format!("take a snapshot of `{id}`");
-        let new = self.volumes.begin_snapshot(&id, volume.number, size, Timestamp::now());
+        let new = self.volumes.begin_snapshot(id, volume.number, size, Timestamp::now());
         let new = new.map_err(volume_problem(&what))?;
         let copy = VolumeCopy {
             number: volume.number,
@@ -250,10 +266,10 @@ impl Storage {
         actor: String,
     ) -> Result<RestoredView, Problem> {
         let _turn = self.turn.lock().await;
-        self.must_be_free(to)?;
         let (id, volume) = self.volume(id)?;
         let problem = volume_problem("restore the snapshot");
         let (found, image) = self.volumes.snapshot(volume.number, &snapshot_id(moment)?).map_err(&problem)?;
+        self.must_fit(to, found.size)?;
         let staged = self.volumes.stage();
         let target = staged.path().to_owned();
         let copied = tokio::task::spawn_blocking(move || holm_volume::clone_or_copy(&image, &target)).await;
@@ -263,13 +279,12 @@ impl Storage {
         self.record(to, found.size, staged.keep().map_err(&problem)?, from, actor).await
     }
 
-    fn must_be_free(&self, to: &VolumeId) -> Result<(), Problem> {
-        match self.control.state().volumes.contains_key(to) {
-            false => Ok(()),
-            true => Err(Problem::conflict(format!("cannot make the volume `{to}`"))
-                .because("there is one of that name already")
-                .hint("choose another name")),
-        }
+    /// Refuses before anything is copied what would be refused after it: the name is taken, or there is no room.
+    fn must_fit(&self, to: &VolumeId, size: VolumeSize) -> Result<(), Problem> {
+        let change = VolumeCommand::Create { size, origin: VolumeOrigin::Empty };
+        let command = Command::Volume { volume: to.clone(), change };
+        let decided = holm_control::decide(&self.control.state(), &Rules::default(), &command);
+        decided.map(drop).map_err(|refusal| refused(Refused::Refusal(refusal)))
     }
 
     /// Records a volume whose file is staged. Until here nothing was acknowledged; from here on it is a volume.
@@ -361,10 +376,12 @@ impl Storage {
         rate: Option<u64>,
         actor: String,
     ) -> Result<RestoredView, Problem> {
-        self.must_be_free(to)?;
+        let what = format!("restore {id}");
+        let vault = self.vault()?;
+        self.must_fit(to, vault.index(id).await.map_err(backup_problem(&what))?.about.size)?;
         let staged = self.volumes.stage();
-        let restored = self.vault()?.restore(id, staged.path(), &Rate::new(rate.unwrap_or(self.rate))).await;
-        let about = restored.map_err(backup_problem(&format!("restore {id}")))?;
+        let restored = vault.restore(id, staged.path(), &Rate::new(rate.unwrap_or(self.rate))).await;
+        let about = restored.map_err(backup_problem(&what))?;
         let key = staged.keep().map_err(volume_problem("restore the backup"))?;
         self.record(to, about.size, key, format!("backup {id}"), actor).await
     }

@@ -6,9 +6,7 @@ use std::io::{self, Write};
 use std::path::Path;
 
 use holm_api::Problem;
-use holm_manifest::{
-    AppName, HealthCheck, HealthProbe, Manifest, Memory, Process, ProcessName, Route, RouteMatch, StopPolicy,
-};
+use holm_manifest::{AppName, HealthCheck, HealthProbe, Manifest, Memory, Process, ProcessName, Route, RouteMatch};
 use serde::Serialize;
 
 use crate::args::Init;
@@ -54,30 +52,13 @@ fn manifest(app: &AppName, image: Option<&str>, port: Option<u16>) -> Result<Man
         startup_ms: 60_000,
         failures: 3,
     });
-    let process = Process {
-        command: None,
-        cpu_millis: 1000,
-        memory: Memory::from_mib(256),
-        instances: 1,
-        health,
-        stop: StopPolicy::default(),
-        restart: Default::default(),
-        mounts: BTreeMap::new(),
-    };
+    let process = Process { health, ..Process::new(Memory::from_mib(256)) };
     let route =
         port.map(|port| Route { on: RouteMatch::TcpPort(port), process: web.clone(), port, proxy_protocol: false });
     Ok(Manifest {
-        app: app.clone(),
         image: image.map(str::to_owned),
-        processes: BTreeMap::from([(web, process)]),
-        strategy: Default::default(),
-        release: None,
-        volumes: BTreeMap::new(),
         routes: route.into_iter().collect(),
-        config: BTreeMap::new(),
-        secrets: BTreeMap::new(),
-        ingress: Default::default(),
-        environments: BTreeMap::new(),
+        ..Manifest::new(app.clone(), BTreeMap::from([(web, process)]))
     })
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use holm_api::view::NoRoom;
+use holm_api::view::{NoDisk, NoRoom};
 use holm_manifest::{Manifest, Route, Strategy};
 use holm_model::id::{AppKey, Digest, InstanceName, ReleaseNumber};
 use holm_model::state::{State, manifest_hash};
@@ -42,6 +42,8 @@ struct Plan {
     release_command: Option<Vec<String>>,
     /// Why the host could not hold it; `null`: it could.
     no_room: Option<NoRoom>,
+    /// Why its disk could not hold it; `null`: it could.
+    no_disk: Option<NoDisk>,
 }
 
 /// A field that differs.
@@ -85,6 +87,7 @@ fn plan(state: &State, wish: Wish) -> Plan {
     };
     let (before, after) = (release.map(|release| routes(&release.manifest)).unwrap_or_default(), routes(manifest));
     let without = |of: &[String], other: &[String]| of.iter().filter(|r| !other.contains(r)).cloned().collect();
+    let doc = state.apps.get(&app).cloned().unwrap_or_default();
     Plan {
         digest,
         current,
@@ -97,10 +100,8 @@ fn plan(state: &State, wish: Wish) -> Plan {
         routes_removed: without(&before, &after),
         strategy: manifest.strategy,
         release_command: manifest.release.as_ref().filter(|_| changes != Some(false)).map(|r| r.command.clone()),
-        no_room: {
-            let doc = state.apps.get(&app).cloned().unwrap_or_default();
-            holm_planner::fits(state, &app, &doc, manifest, true).err().map(NoRoom::from)
-        },
+        no_room: holm_planner::fits(state, &app, &doc, manifest, true).err().map(NoRoom::from),
+        no_disk: holm_planner::fits_disk(state, &app, &doc, Some(manifest)).err().map(NoDisk::from),
         app,
         image,
     }
@@ -173,6 +174,9 @@ fn render(plan: &Plan) -> String {
     block("instances that end before their successors start, since each has a volume:", stop_first);
     if let Some(room) = &plan.no_room {
         text.push_str(&format!("\nit would be refused: {room}\n"));
+    }
+    if let Some(disk) = &plan.no_disk {
+        text.push_str(&format!("\nit would be refused: {disk}\n"));
     }
     text
 }

@@ -26,6 +26,7 @@ pub(crate) fn up(up: Up, state: PathBuf) -> Result<(), Failure> {
         listen_ipv4: up.listen_ipv4.unwrap_or_else(|| up::ipv4_beside(up.listen)),
         network: up.network,
         memory: up.memory,
+        disk: up.disk,
         accel: up.accel,
         registry_auth: up.registry_auth,
         proxies: up.proxy_from,

@@ -1,6 +1,6 @@
 //! `holm status`, `ps` and `releases`: pictures of the state.
 
-use holm_api::view::{self, AppView, CrashView, InstanceView, Progress, ReleaseView};
+use holm_api::view::{self, AppView, CrashView, DiskView, InstanceView, Progress, ReleaseView};
 use holm_model::id::AppKey;
 use holm_model::report::Phase;
 use holm_model::state::Host;
@@ -12,11 +12,13 @@ use super::route::{no_app, routes_table};
 use crate::args::{NamedApp, Ps};
 use crate::exit::Failure;
 use crate::output::{Output, harmless};
-use crate::table::{ago, table};
+use crate::table::{ago, size, table};
 
 #[derive(Serialize)]
 struct Status {
     host: Option<Host>,
+    /// Disk that is promised; `null` where nobody has said how much there is.
+    disk: Option<DiskView>,
     apps: Vec<AppView>,
     /// The instances that have not ended; only when one app was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -28,14 +30,15 @@ pub(crate) async fn status(app: &NamedApp, context: &Context<'_>) -> Result<(), 
     let app = app.resolve_if_named()?;
     // Also for one app: what its host has free depends on the others.
     let state = context.client.state(None).await?;
+    let disk = DiskView::of(&state);
     let Some(app) = app else {
         let apps = state.apps.keys().filter_map(|key| AppView::of(&state, key, out.now)).collect();
-        let status = Status { host: state.site.host, apps, instances: None };
+        let status = Status { host: state.site.host, disk, apps, instances: None };
         return out.show("status", &status, |status| overview(status, out.now));
     };
     let one = AppView::of(&state, &app, out.now).ok_or_else(|| no_app(&app))?;
     let instances = view::instances(&state, Some(&app), false);
-    let status = Status { host: state.site.host, apps: vec![one], instances: Some(instances) };
+    let status = Status { host: state.site.host, disk, apps: vec![one], instances: Some(instances) };
     out.show("status", &status, |status| {
         let instances = status.instances.as_deref().unwrap_or_default();
         status.apps.iter().map(|app| one_app(app, instances, out)).collect()
@@ -47,6 +50,10 @@ fn overview(status: &Status, now: Timestamp) -> String {
         let since = ago(host.since, now);
         format!("holm {}, {}, {} network, started {since}\n", host.version, host.acceleration, host.network)
     });
+    let disk = status.disk.map_or_else(String::new, |DiskView { promised, cap }| {
+        format!("disk: {} of {} promised to volumes, snapshots and logs\n", size(promised), size(cap))
+    });
+    let host = format!("{host}{disk}");
     if status.apps.is_empty() {
         return format!("{host}no apps yet; write a manifest with `holm init` and bring it out with `holm deploy`\n");
     }

@@ -282,6 +282,7 @@ fn what_the_host_could_never_hold_is_refused_with_figures() {
         why: String::new(),
         network: "user".to_owned(),
         memory: Some(mib << 20),
+        disk: None,
     };
     // An instance takes 64 MiB for its app, 96 for its guest, 1 for the kernel's books and 32 for QEMU.
     fold(&mut state, vec![host(3 * 193)]);

@@ -8,7 +8,7 @@ use futures_util::future::BoxFuture;
 use holm_control::{
     Accepted, Clock, Command, Control, FetchError, FetchedImage, Images, Meta, Options, ProgressSink, Refused, Rules,
 };
-use holm_manifest::{AppName, Manifest, Memory, Process, ProcessName, Route, RouteMatch, StopPolicy};
+use holm_manifest::{AppName, Manifest, Memory, Process, ProcessName, Route, RouteMatch};
 use holm_model::id::{AppKey, DeploymentNumber, Digest, InstanceName};
 use holm_model::report::{End, EndCause, HostReport, Observation, Phase};
 use holm_model::state::{DeploymentStatus, State};
@@ -26,28 +26,11 @@ pub(crate) fn process(name: &str) -> ProcessName {
 
 /// A manifest with the process types `web` (one instance) and `worker` (none).
 pub(crate) fn manifest(name: &str) -> Manifest {
-    let one = |instances| Process {
-        command: None,
-        cpu_millis: 500,
-        memory: Memory::from_mib(64),
-        instances,
-        health: None,
-        stop: StopPolicy::default(),
-        restart: Default::default(),
-        mounts: BTreeMap::new(),
-    };
+    let one = |instances| Process { cpu_millis: 500, instances, ..Process::new(Memory::from_mib(64)) };
+    let processes = BTreeMap::from([(process("web"), one(1)), (process("worker"), one(0))]);
     Manifest {
-        app: AppName::new(name).unwrap(),
         image: Some(format!("registry.example/{name}:1")),
-        processes: BTreeMap::from([(process("web"), one(1)), (process("worker"), one(0))]),
-        strategy: Default::default(),
-        release: None,
-        volumes: BTreeMap::new(),
-        routes: Vec::new(),
-        config: BTreeMap::new(),
-        secrets: BTreeMap::new(),
-        ingress: Default::default(),
-        environments: BTreeMap::new(),
+        ..Manifest::new(AppName::new(name).unwrap(), processes)
     }
 }
 

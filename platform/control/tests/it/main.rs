@@ -4,6 +4,7 @@
 
 mod crashing;
 mod deciding;
+mod disk;
 mod fixture;
 mod observing;
 mod random;

@@ -20,21 +20,8 @@ use crate::fixture::{app, image, manifest, process};
 /// Memory of the host: room for some of what is asked for, not for all of it.
 const MEMORY: u64 = 12 * (194 << 20);
 
-/// Random numbers that can be had again from their seed (splitmix64).
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ (mixed >> 31)) % limit.max(1)
-    }
-
-    fn one_in(&mut self, n: u64) -> bool {
-        self.below(n) == 0
-    }
+fn one_in(dice: &mut fastrand::Rng, n: u64) -> bool {
+    dice.u64(..n) == 0
 }
 
 struct Machine {
@@ -57,7 +44,7 @@ struct Host {
 }
 
 struct World {
-    dice: Dice,
+    dice: fastrand::Rng,
     second: u64,
     state: State,
     order: ReportOrder,
@@ -82,7 +69,7 @@ impl World {
             disk_full_until: 0,
         };
         let mut world = Self {
-            dice: Dice(seed),
+            dice: fastrand::Rng::with_seed(seed),
             second: 0,
             state: State::default(),
             order: ReportOrder::default(),
@@ -99,6 +86,7 @@ impl World {
             why: String::new(),
             network: "user".to_owned(),
             memory: Some(MEMORY),
+            disk: None,
         });
         world
     }
@@ -129,13 +117,13 @@ impl World {
 
     fn random_command(&mut self) -> Command {
         let hello = app("hello");
-        let instances = u32::try_from(self.dice.below(4)).unwrap();
-        match self.dice.below(9) {
+        let instances = self.dice.u32(..4);
+        match self.dice.u64(..9) {
             0..=3 => {
-                if self.dice.one_in(4) {
+                if one_in(&mut self.dice, 4) {
                     self.broken.insert(self.state.apps.get(&hello).map_or(ReleaseNumber(1), |a| a.last_release.next()));
                 }
-                let release = self.dice.one_in(3);
+                let release = one_in(&mut self.dice, 3);
                 self.deploy(instances, release)
             }
             4 => Command::Scale { app: hello, process: process("web"), instances: Some(instances) },
@@ -150,8 +138,8 @@ impl World {
         let mut manifest = manifest("hello");
         let web = manifest.processes.get_mut(&process("web")).unwrap();
         web.instances = instances;
-        web.restart = if self.dice.one_in(4) { RestartPolicy::OnFailure } else { RestartPolicy::Always };
-        manifest.strategy = if self.dice.one_in(3) { Rollout::BlueGreen } else { Rollout::Rolling };
+        web.restart = if one_in(&mut self.dice, 4) { RestartPolicy::OnFailure } else { RestartPolicy::Always };
+        manifest.strategy = if one_in(&mut self.dice, 3) { Rollout::BlueGreen } else { Rollout::Rolling };
         let command = vec!["migrate".to_owned()];
         let memory = Memory::from_mib(64);
         manifest.release = release.then_some(ReleaseCommand { command, cpu_millis: 500, memory, timeout_ms: 120_000 });
@@ -184,8 +172,8 @@ impl World {
         if !self.rough {
             return vec![self.second];
         }
-        let copies = [0, 1, 1, 1, 2][usize::try_from(self.dice.below(5)).unwrap()];
-        (0..copies).map(|_| self.second + self.dice.below(12)).collect()
+        let copies = [0, 1, 1, 1, 2][self.dice.usize(..5)];
+        (0..copies).map(|_| self.second + self.dice.u64(..12)).collect()
     }
 
     fn send_report(&mut self) {
@@ -217,13 +205,13 @@ impl World {
         if !self.rough {
             return;
         }
-        if self.dice.one_in(60) {
-            self.host.hangs_until = self.second + self.dice.below(40);
+        if one_in(&mut self.dice, 60) {
+            self.host.hangs_until = self.second + self.dice.u64(..40);
         }
-        if self.dice.one_in(60) {
-            self.host.disk_full_until = self.second + self.dice.below(40);
+        if one_in(&mut self.dice, 60) {
+            self.host.disk_full_until = self.second + self.dice.u64(..40);
         }
-        if self.dice.one_in(60) {
+        if one_in(&mut self.dice, 60) {
             // The agent is killed and comes back; what ran runs on.
             self.host.run += 1;
             self.host.number = 0;
@@ -241,7 +229,7 @@ impl World {
         let full = second < self.host.disk_full_until;
         for (name, machine) in &mut self.host.machines {
             let broken = self.state.instances.get(name).is_some_and(|i| self.broken.contains(&i.release));
-            let waited = second - machine.since > self.dice.below(4);
+            let waited = second - machine.since > self.dice.u64(..4);
             let ended = |cause| Some((Phase::Ended, Some(cause)));
             let next = match (machine.seen.phase, machine.want) {
                 (Phase::Ended, _) => None,
@@ -257,10 +245,10 @@ impl World {
                 (Phase::Starting, Want::Run) if broken => ended(EndCause::Exited { code: 1 }),
                 (Phase::Starting | Phase::Unhealthy, Want::Run) => Some((Phase::Healthy, None)),
                 (Phase::Healthy, Want::Run) if machine.task => ended(EndCause::Exited { code: 0 }),
-                (Phase::Healthy, Want::Run) if rough && self.dice.one_in(80) => {
-                    ended(EndCause::Exited { code: i32::from(self.dice.one_in(2)) })
+                (Phase::Healthy, Want::Run) if rough && one_in(&mut self.dice, 80) => {
+                    ended(EndCause::Exited { code: i32::from(one_in(&mut self.dice, 2)) })
                 }
-                (Phase::Healthy, Want::Run) if rough && self.dice.one_in(80) => Some((Phase::Unhealthy, None)),
+                (Phase::Healthy, Want::Run) if rough && one_in(&mut self.dice, 80) => Some((Phase::Unhealthy, None)),
                 _ => None,
             };
             let Some((phase, cause)) = next else { continue };
@@ -340,7 +328,7 @@ fn live(seed: u64) {
     let first = world.deploy(2, false);
     world.ask(&first);
     for _ in 0..400 {
-        if world.dice.one_in(25) {
+        if one_in(&mut world.dice, 25) {
             let command = world.random_command();
             world.ask(&command);
         }

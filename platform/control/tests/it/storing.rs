@@ -130,7 +130,7 @@ async fn databases_of_older_schemas_are_brought_to_this_one() {
         open(dir.path()).await.unwrap().close().await;
         let database = Connection::open(dir.path().join("holm.db")).unwrap();
         let schema: i64 = database.query_row("SELECT value FROM meta WHERE key = 'schema'", [], |r| r.get(0)).unwrap();
-        assert_eq!(schema, 3);
+        assert_eq!(schema, 4);
     }
 }
 

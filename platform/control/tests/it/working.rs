@@ -254,6 +254,7 @@ async fn targets_grow_in_generation_and_change_only_when_there_is_something_to_d
         why: "no kvm".to_owned(),
         network: "user".to_owned(),
         memory: None,
+        disk: None,
     };
     targets.mark_unchanged();
     house.control.record_host(start).await.unwrap();

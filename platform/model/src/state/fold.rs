@@ -144,7 +144,7 @@ impl State {
                     touched.insert(DocumentKey::Instance(instance.clone()));
                 }
             }
-            Event::HostStarted { version, acceleration, why, network, memory } => {
+            Event::HostStarted { version, acceleration, why, network, memory, disk } => {
                 self.site.host = Some(Host {
                     version: version.clone(),
                     acceleration: acceleration.clone(),
@@ -152,6 +152,7 @@ impl State {
                     network: network.clone(),
                     since: at,
                     memory: *memory,
+                    disk: *disk,
                 });
                 touched.insert(DocumentKey::Site);
             }
@@ -176,6 +177,7 @@ impl State {
             | Event::Asked { .. }
             | Event::VolumeCreated { .. }
             | Event::VolumeGrown { .. }
+            | Event::SnapshotsChanged { .. }
             | Event::VolumeDeleted { .. } => {}
         }
     }

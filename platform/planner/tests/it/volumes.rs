@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use holm_manifest::{Manifest, Memory, Process, ProcessName, StopPolicy, Volume, VolumeName, VolumeSize};
+use holm_manifest::{Manifest, Memory, Process, ProcessName, Volume, VolumeName, VolumeSize};
 use holm_model::event::{Event, Recorded};
 use holm_model::id::{AppKey, DeploymentNumber, Digest, InstanceName, ReleaseNumber};
 use holm_model::report::{End, EndCause, Phase};
@@ -21,29 +21,12 @@ fn data() -> VolumeName {
 
 /// A manifest whose process type `name` has the volume.
 fn manifest(name: &str, mib: u64) -> Box<Manifest> {
-    let process = Process {
-        command: None,
-        cpu_millis: 1000,
-        memory: Memory::from_mib(64),
-        instances: 1,
-        health: None,
-        stop: StopPolicy::default(),
-        restart: Default::default(),
-        mounts: BTreeMap::from([(data(), "/data".to_owned())]),
-    };
+    let mounts = BTreeMap::from([(data(), "/data".to_owned())]);
+    let process = Process { mounts, ..Process::new(Memory::from_mib(64)) };
     let volume = Volume { size: VolumeSize::from_mib(mib).unwrap(), backup: None };
     Box::new(Manifest {
-        app: app().app,
-        image: None,
-        processes: BTreeMap::from([(ProcessName::new(name).unwrap(), process)]),
-        strategy: Default::default(),
-        release: None,
-        routes: Vec::new(),
-        ingress: Default::default(),
         volumes: BTreeMap::from([(data(), volume)]),
-        config: BTreeMap::new(),
-        secrets: BTreeMap::new(),
-        environments: BTreeMap::new(),
+        ..Manifest::new(app().app, BTreeMap::from([(ProcessName::new(name).unwrap(), process)]))
     })
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use holm_manifest::{Manifest, Memory, Process, ProcessName, Route, RouteMatch, StopPolicy};
+use holm_manifest::{Manifest, Memory, Process, ProcessName, Route, RouteMatch};
 use holm_model::event::{Event, Recorded};
 use holm_model::id::{AppKey, DeploymentNumber, Digest, InstanceName, ReleaseNumber};
 use holm_model::report::{End, EndCause, Phase};
@@ -20,28 +20,10 @@ pub(crate) fn web() -> ProcessName {
 }
 
 pub(crate) fn manifest(instances: u32, port: u16) -> Box<Manifest> {
-    let process = Process {
-        command: None,
-        cpu_millis: 1000,
-        memory: Memory::from_mib(64),
-        instances,
-        health: None,
-        stop: StopPolicy::default(),
-        restart: Default::default(),
-        mounts: BTreeMap::new(),
-    };
+    let process = Process { instances, ..Process::new(Memory::from_mib(64)) };
     Box::new(Manifest {
-        app: app().app,
-        image: None,
-        processes: BTreeMap::from([(web(), process)]),
-        volumes: BTreeMap::new(),
-        strategy: Default::default(),
-        release: None,
         routes: vec![Route { on: RouteMatch::TcpPort(80), process: web(), port, proxy_protocol: false }],
-        ingress: Default::default(),
-        config: BTreeMap::new(),
-        secrets: Default::default(),
-        environments: BTreeMap::new(),
+        ..Manifest::new(app().app, BTreeMap::from([(web(), process)]))
     })
 }
 
@@ -76,6 +58,7 @@ impl World {
             why: String::new(),
             network: "user".to_owned(),
             memory: Some(mib << 20),
+            disk: None,
         });
     }
 

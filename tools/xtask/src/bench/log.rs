@@ -10,7 +10,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use rustix::process::{Pid, Signal, kill_process};
+use holm_process::Process;
 use serde_json::Value;
 
 use super::report::Measured;
@@ -120,9 +120,9 @@ fn up(site: &Site) -> Result<f64> {
         }
         ensure!(Instant::now() < deadline, "killed, and still there: {left:?}");
         for (pid, _) in left {
-            let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).context("not a process id")?;
-            // Gone by itself since it was listed, when this fails.
-            let _ = kill_process(pid, Signal::KILL);
+            if let Some(process) = Process::open(pid)? {
+                process.kill()?;
+            }
         }
         std::thread::park_timeout(Duration::from_millis(10));
     }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
-use rustix::process::{Pid, Signal, kill_process};
+use holm_process::Process;
 
 use crate::bench::installation::Installation;
 use crate::client;
@@ -47,24 +47,11 @@ pub fn run(options: &Options) -> Result<()> {
     kills(options)
 }
 
-/// A small generator of numbers that can be begun again from its seed (splitmix64).
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ (mixed >> 31)) % limit.max(1)
-    }
-}
-
 fn kills(options: &Options) -> Result<()> {
     let holm = Installation::start()?;
     let port = free_port()?;
     let image = holm.hello_image()?;
-    let mut dice = Dice(options.seed);
+    let mut dice = fastrand::Rng::with_seed(options.seed);
     let deploy = |nth: u32| -> Result<std::process::Child> {
         let greeting = format!("round {nth}");
         let manifest = holm.site.manifest("crash", &crate::images::hello_manifest(port, &greeting))?;
@@ -77,8 +64,8 @@ fn kills(options: &Options) -> Result<()> {
     for nth in 1..=options.kills {
         let accepted = deploy(nth)?.wait()?.success();
         ensure!(accepted, "deployment {nth} was not accepted");
-        std::thread::park_timeout(Duration::from_millis(dice.below(6000)));
-        let whom = ["qemu-system-x86_64", "ingress", "holm", "holm"][usize::try_from(dice.below(4))?];
+        std::thread::park_timeout(Duration::from_millis(dice.u64(..6000)));
+        let whom = ["qemu-system-x86_64", "ingress", "holm", "holm"][dice.usize(..4)];
         let victims = match whom {
             "ingress" => holm.site.ingresses()?,
             // By its lock: a process that it is starting has its program for a moment.
@@ -87,15 +74,15 @@ fn kills(options: &Options) -> Result<()> {
             }
             _ => holm.processes(whom)?,
         };
-        let at = usize::try_from(dice.below(victims.len() as u64)).unwrap_or(0);
-        let Some(victim) = victims.get(at).and_then(|pid| i32::try_from(*pid).ok()).and_then(Pid::from_raw) else {
+        let Some(victim) = dice.choice(&victims).map_or(Ok(None), |pid| Process::open(*pid))? else {
             println!("kill {nth}: there is no {whom} to kill just now");
             continue;
         };
         let begun = Instant::now();
-        let _ = kill_process(victim, Signal::KILL);
+        victim.kill()?;
         if whom == "holm" {
-            until_gone(victim)?;
+            // Its locks are given back later than its program.
+            ensure!(victim.ends_within(PATIENCE)?, "the killed Holm is still there");
             holm.up()?;
         }
         // A microVM of the new release that was killed fails its deployment; the one before then serves.
@@ -110,20 +97,6 @@ fn kills(options: &Options) -> Result<()> {
     ensure!(left.is_empty(), "processes are left: {left:?}");
     ensure!(holm.site.cgroups().is_empty(), "cgroups are left: {:?}", holm.site.cgroups());
     println!("{} kills: nothing was lost and nothing is left", options.kills);
-    Ok(())
-}
-
-/// Waits until a killed process is gone, and its locks with it: those are given back later than its program.
-fn until_gone(killed: Pid) -> Result<()> {
-    let deadline = Instant::now() + PATIENCE;
-    let lives = || {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", killed.as_raw_nonzero())).unwrap_or_default();
-        stat.rsplit_once(") ").is_some_and(|(_, fields)| !fields.starts_with(['Z', 'X']))
-    };
-    while lives() {
-        ensure!(Instant::now() < deadline, "the killed Holm is still there");
-        std::thread::park_timeout(Duration::from_millis(20));
-    }
     Ok(())
 }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, ValueEnum};
-use rustix::process::{Pid, Signal, kill_process};
+use holm_process::Process;
 
 use crate::bench::installation::Installation;
 use crate::images;
@@ -169,8 +169,7 @@ impl Database<'_> {
 
         let wrote = self.write(500)?;
         for pid in self.holm.processes("qemu-system-x86_64")? {
-            let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).context("not a process id")?;
-            kill_process(pid, Signal::KILL).context("cannot kill")?;
+            kill(pid)?;
         }
         self.must_have("keeper", wrote, "the death of its microVM")?;
 
@@ -199,8 +198,7 @@ impl Database<'_> {
         std::thread::park_timeout(after);
         for (pid, line) in self.holm.site.processes()? {
             if line.contains("holm up ") {
-                let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).context("not a process id")?;
-                kill_process(pid, Signal::KILL).context("cannot kill")?;
+                kill(pid)?;
             }
         }
         asking.wait()?;
@@ -240,4 +238,9 @@ impl Database<'_> {
         }
         Ok(())
     }
+}
+
+/// Kills the process with this number, which may have ended since it was listed.
+fn kill(pid: u32) -> Result<()> {
+    Process::open(pid)?.map_or(Ok(()), |process| process.kill()).context("cannot kill")
 }

@@ -1,89 +1,53 @@
 //! Backups against a model: whatever was written, cut off and pruned, what is listed restores to what it was.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-
 use std::collections::BTreeMap;
-use std::os::unix::fs::FileExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
 use futures_util::{StreamExt as _, TryStreamExt as _};
-use holm_manifest::VolumeSize;
-use holm_model::volume::{VolumeId, VolumeNumber};
-use holm_volume::SnapshotId;
-use holm_volume::backup::{BackupError, BackupId, BackupKey, CHUNK, Made, NewBackup, Rate, Source, Vault};
-use jiff::Timestamp;
+use holm_volume::backup::{BackupError, BackupId, BackupKey, CHUNK, Made, NewBackup, Rate, Vault};
 use object_store::memory::InMemory;
 use object_store::{ObjectStore, ObjectStoreExt as _, PutPayload};
 use proptest::prelude::*;
 
-const MIB: u64 = 16;
-const PLACES: u64 = MIB * 8;
+use crate::stage::{PLACES, Stage, volume};
 
+/// A volume, and a vault in memory.
 struct Site {
-    folder: tempfile::TempDir,
+    stage: Stage,
     store: Arc<InMemory>,
     vault: Vault,
-    seconds: i64,
 }
 
 impl Site {
     fn new() -> Self {
         let store = Arc::new(InMemory::new());
         let vault = Vault::in_store(store.clone(), BackupKey::new(&[3; 32]));
-        let site = Self { folder: tempfile::tempdir().unwrap(), store, vault, seconds: 1_800_000_000 };
-        std::fs::File::create(site.disk()).unwrap().set_len(MIB << 20).unwrap();
-        site
-    }
-
-    fn disk(&self) -> PathBuf {
-        self.folder.path().join("disk")
+        Self { stage: Stage::new(), store, vault }
     }
 
     fn write(&self, place: u64, byte: u8) {
-        let disk = std::fs::File::options().write(true).open(self.disk()).unwrap();
-        disk.write_all_at(&vec![byte; CHUNK as usize / 2], place * u64::from(CHUNK) + 7).unwrap();
+        self.stage.write(place, &vec![byte; CHUNK as usize / 2]);
     }
 
     async fn next(&mut self) -> NewBackup {
-        self.seconds += 1;
-        let taken_at = Timestamp::from_second(self.seconds).unwrap();
-        let follows = match self.vault.newest(&volume()).await.unwrap() {
-            Some(id) => Some(self.vault.index(&id).await.unwrap()),
-            None => None,
-        };
-        NewBackup {
-            id: BackupId { volume: volume(), moment: SnapshotId::at(taken_at) },
-            number: VolumeNumber(7),
-            size: VolumeSize::from_mib(MIB).unwrap(),
-            taken_at,
-            file_system: None,
-            follows,
-            source: Source::Whole(self.disk()),
-        }
+        self.stage.next(&self.vault).await.unwrap()
     }
 
     async fn make(&mut self) -> Made {
-        let new = self.next().await;
-        self.vault.make(new, &Rate::new(0)).await.unwrap()
+        self.stage.make(&self.vault).await.unwrap()
     }
 
     async fn restored(&self, id: &BackupId) -> Result<Vec<u8>, BackupError> {
-        let to = self.folder.path().join("restored");
-        self.vault.restore(id, &to, &Rate::new(0)).await?;
-        Ok(std::fs::read(to).unwrap())
+        self.stage.restored(&self.vault, id).await
     }
 
     async fn chunks(&self) -> Vec<object_store::path::Path> {
         let folder = object_store::path::Path::from("chunks");
         self.store.list(Some(&folder)).map(|object| object.unwrap().location).collect().await
     }
-}
-
-fn volume() -> VolumeId {
-    "hello:data".parse().unwrap()
 }
 
 fn run<T>(work: impl std::future::Future<Output = T>) -> T {
@@ -121,7 +85,7 @@ proptest! {
                     Step::Write(place, byte) => site.write(place, byte),
                     Step::Back => {
                         let made = site.make().await;
-                        model.insert(made.id, std::fs::read(site.disk()).unwrap());
+                        model.insert(made.id, site.stage.bytes());
                     }
                     Step::Cut(polls) => {
                         let new = site.next().await;
@@ -142,7 +106,7 @@ proptest! {
                         // What was acknowledged is there; what was cut off may be, and is whole then.
                         assert!(listed || !ended);
                         if listed {
-                            model.insert(id, std::fs::read(site.disk()).unwrap());
+                            model.insert(id, site.stage.bytes());
                         }
                     }
                     Step::Prune(keep) => {

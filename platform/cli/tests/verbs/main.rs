@@ -3,96 +3,17 @@
 
 #![allow(clippy::unwrap_used, reason = "a test ends where its set-up does")]
 
+mod afar;
+mod desk;
 mod fake;
 
-use std::io::Write as _;
 use std::path::Path;
-use std::process::{Command, Stdio};
-use std::sync::Arc;
+use std::process::Command;
 
+use desk::Desk;
 use fake::{Fake, MANIFEST};
 use holm_api::wire;
-use holm_model::access::{Permission, Scope};
 use holm_model::id::ReleaseNumber;
-use tempfile::TempDir;
-
-/// A user's folder with a manifest, a Holm to talk to, and a record of what was seen.
-struct Desk {
-    folder: TempDir,
-    runtime: tokio::runtime::Runtime,
-    fake: Option<Arc<Fake>>,
-    shown: String,
-}
-
-impl Desk {
-    fn without_holm() -> Self {
-        let folder = TempDir::new().unwrap();
-        std::fs::create_dir(folder.path().join("state")).unwrap();
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-        Self { folder, runtime, fake: None, shown: String::new() }
-    }
-
-    fn new() -> Self {
-        let mut desk = Self::without_holm();
-        std::fs::write(desk.folder.path().join("holm.toml"), MANIFEST).unwrap();
-        let state = desk.folder.path().join("state");
-        desk.fake = Some(desk.runtime.block_on(Fake::start(&state)));
-        desk
-    }
-
-    fn folder(&self) -> &Path {
-        self.folder.path()
-    }
-
-    fn fake(&self) -> &Fake {
-        self.fake.as_deref().expect("this desk has a Holm")
-    }
-
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_holm"));
-        command.args(arguments).current_dir(self.folder.path()).env_clear().env("HOLM_STATE", "state");
-        command
-    }
-
-    /// Runs `holm` with `input` and notes what it did.
-    fn run_with(&mut self, arguments: &[&str], input: &str) -> i32 {
-        let mut command = self.command(arguments);
-        let piped = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = piped.spawn().unwrap();
-        let mut stdin = child.stdin.take().unwrap();
-        let input = input.to_owned();
-        // Apart, since the command writes while it reads; it may also end without reading everything.
-        let writer = std::thread::spawn(move || drop(stdin.write_all(input.as_bytes())));
-        let output = child.wait_with_output().unwrap();
-        writer.join().unwrap();
-        let status = output.status.code().unwrap();
-        let folder = self.folder.path().to_str().unwrap();
-        let me = self.fake.as_ref().and_then(|fake| Some(fake.seen.lock().unwrap().submissions.first()?.actor.clone()));
-        let me = format!("\"{}\"", me.unwrap_or_default());
-        let text = |bytes: &[u8]| {
-            let text = String::from_utf8(bytes.to_vec()).unwrap().replace(folder, "[FOLDER]");
-            if me.len() > 2 { text.replace(&me, "\"[ME]\"") } else { text }
-        };
-        self.shown.push_str(&format!("$ holm {}\nexit {status}\n", arguments.join(" ")));
-        for (name, text) in [("out", text(&output.stdout)), ("err", text(&output.stderr))] {
-            if !text.is_empty() {
-                self.shown.push_str(&format!("-- {name} --\n{text}"));
-            }
-        }
-        self.shown.push('\n');
-        status
-    }
-
-    fn run(&mut self, arguments: &[&str]) -> i32 {
-        self.run_with(arguments, "")
-    }
-
-    /// Runs `holm` for text and for the document.
-    fn both(&mut self, arguments: &[&str]) {
-        self.run(arguments);
-        self.run(&[&["--json"], arguments].concat());
-    }
-}
 
 macro_rules! seen {
     ($desk:expr) => {
@@ -435,7 +356,7 @@ fn every_verb_has_a_manual_page() {
 #[test]
 fn the_systemd_unit_is_understood() {
     let desk = Desk::without_holm();
-    let unit = include_str!("../holm.service");
+    let unit = include_str!("../../holm.service");
     let lines = unit.lines().filter(|line| !line.starts_with("Documentation=")).map(|line| format!("{line}\n"));
     let unit = lines.collect::<String>().replace("/usr/local/bin/holm", env!("CARGO_BIN_EXE_holm"));
     let path = desk.folder().join("holm.service");
@@ -465,92 +386,6 @@ fn tokens() {
     let ends = desk.fake().seen.lock().unwrap().audits.len();
     assert_eq!(ends, 1, "the refused revocation is taken down");
     seen!(desk);
-}
-
-/// A desk whose Holm is elsewhere too, with a token for `hello` and these permissions.
-fn afar(permissions: &[Permission]) -> (Desk, u16, String, String) {
-    let desk = Desk::new();
-    let scope =
-        Scope { permissions: permissions.iter().copied().collect(), apps: Some(["hello".parse().unwrap()].into()) };
-    let fake = Arc::clone(desk.fake.as_ref().unwrap());
-    let (port, fingerprint, token) = desk.runtime.block_on(fake.serve_from_afar(desk.folder(), scope));
-    (desk, port, format!("https://[::1]:{port}#{fingerprint}"), token)
-}
-
-fn from_afar(desk: &Desk, host: &str, token: &str, arguments: &[&str]) -> (i32, String) {
-    let output = desk.command(arguments).env("HOLM_HOST", host).env("HOLM_TOKEN", token).output().unwrap();
-    let said = [output.stdout, output.stderr].concat();
-    (output.status.code().unwrap(), String::from_utf8_lossy(&said).into_owned())
-}
-
-#[test]
-fn verbs_work_from_afar_as_far_as_the_token_goes() {
-    let (desk, _, host, token) = afar(&[Permission::Read, Permission::Deploy, Permission::Exec]);
-    let run = |arguments: &[&str]| from_afar(&desk, &host, &token, arguments);
-    assert_eq!(run(&["deploy", "registry.example/hello:2"]).0, 0);
-    assert_eq!(run(&["exec", "hello", "--", "fail"]), (3, "it failed\n".to_owned()));
-    assert_eq!(run(&["explain", "hello.web.3"]).0, 0);
-    let before = desk.fake().seen.lock().unwrap().submissions.len();
-    for refused in
-        [&["logs"][..], &["stop"], &["deploy", "oci:layout"], &["images", "list"], &["secrets", "diff", "holm.toml"]]
-    {
-        let (status, said) = run(refused);
-        assert!(status != 0 && !said.contains("panicked"), "{refused:?}: {said}");
-    }
-    let seen = desk.fake().seen.lock().unwrap();
-    assert_eq!(seen.submissions.len(), before, "a refused command reached the backend");
-    assert_eq!(seen.submissions[0].actor, "token:ci");
-    let refused = seen.audits.iter().filter(|audit| audit.refused.is_some() && audit.actor == "token:ci").count();
-    assert_eq!(refused, 4, "{:?}", seen.audits);
-    assert!(seen.audits.iter().any(|audit| audit.verb == "exec" && audit.refused.is_none()));
-}
-
-#[test]
-fn without_a_sound_token_nothing_is_told_from_afar() {
-    let (desk, port, host, token) = afar(&[Permission::Read]);
-    for wrong in ["holm_000000000000_00", "x", &token[..token.len() - 1]] {
-        let (status, said) = from_afar(&desk, &host, wrong, &["status"]);
-        assert!(status == 4 && said.contains("worth nothing"), "{said}");
-    }
-    assert_eq!(from_afar(&desk, &host, "", &["status"]).0, 2);
-    // Another certificate is not trusted, nor is a host's own by who pins nothing.
-    let other = format!("https://[::1]:{port}#sha256:{}", "00".repeat(32));
-    assert_eq!(from_afar(&desk, &other, &token, &["status"]).0, 3);
-    assert_eq!(from_afar(&desk, &format!("https://[::1]:{port}"), &token, &["status"]).0, 3);
-    let audits = &desk.fake().seen.lock().unwrap().audits;
-    assert!(audits.iter().all(|audit| audit.actor == "remote" && audit.about.as_deref() == Some("::1")), "{audits:?}");
-    assert_eq!(audits.len(), 3);
-}
-
-#[test]
-fn hostile_clients_are_closed_and_the_others_served() {
-    let (desk, port, host, token) = afar(&[Permission::Read]);
-    let connect = || std::net::TcpStream::connect(("::1", port)).unwrap();
-    // More than one source may have: those that are too many are closed at once.
-    let idle: Vec<_> = (0..40).map(|_| connect()).collect();
-    let closed = |mut stream: &std::net::TcpStream| {
-        stream.set_read_timeout(Some(std::time::Duration::from_millis(1))).unwrap();
-        matches!(std::io::Read::read(&mut stream, &mut [0]), Ok(0))
-    };
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
-    while idle.iter().filter(|stream| closed(stream)).count() < 8 {
-        assert!(std::time::Instant::now() < deadline, "connections beyond the limit stay open");
-    }
-    drop(idle);
-    for bytes in [&b"GET / HTTP/1.1\r\n\r\n"[..], &[0x16, 3, 1, 0xff, 0xff, 1], &[0xff; 100_000]] {
-        let mut stream = connect();
-        // It may be closed before everything is sent.
-        let _ = stream.write_all(bytes);
-        let _ = stream.shutdown(std::net::Shutdown::Write);
-        stream.set_read_timeout(Some(std::time::Duration::from_secs(60))).unwrap();
-        let mut answer = Vec::new();
-        let _ = std::io::Read::read_to_end(&mut stream, &mut answer);
-        assert!(answer.len() < 100);
-    }
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
-    while from_afar(&desk, &host, &token, &["status", "hello"]).0 != 0 {
-        assert!(std::time::Instant::now() < deadline, "nobody is served any more");
-    }
 }
 
 #[test]

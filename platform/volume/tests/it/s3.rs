@@ -1,43 +1,29 @@
 //! Backups in a real S3 server: s3s on loopback, which checks signatures, with credentials and faults.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-
 use std::error::Error as _;
-use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use holm_manifest::VolumeSize;
-use holm_model::volume::{VolumeId, VolumeNumber};
 use holm_s3_server::Server;
-use holm_volume::SnapshotId;
-use holm_volume::backup::{BackupError, BackupId, BackupKey, CHUNK, Made, NewBackup, Rate, Source, Vault};
-use jiff::Timestamp;
+use holm_volume::backup::{BackupError, BackupId, BackupKey, Made, NewBackup, Rate, Vault};
 
-const MIB: u64 = 16;
+use crate::stage::{Stage, volume};
+
 const ADDRESS: &str = "s3://bucket/some/folder";
 
-/// A volume, and a server with one bucket.
-struct Site {
-    folder: tempfile::TempDir,
-    seconds: i64,
-}
+/// A volume, and the folder of a server with one bucket.
+struct Site(Stage);
 
 impl Site {
     fn new() -> (Self, Server) {
-        let site = Self { folder: tempfile::tempdir().unwrap(), seconds: 1_800_000_000 };
+        let site = Self(Stage::new());
         std::fs::create_dir_all(site.bucket()).unwrap();
-        std::fs::File::create(site.disk()).unwrap().set_len(MIB << 20).unwrap();
         let server = Server::start(&site.buckets()).unwrap();
         (site, server)
     }
 
-    fn disk(&self) -> PathBuf {
-        self.folder.path().join("disk")
-    }
-
     fn buckets(&self) -> PathBuf {
-        self.folder.path().join("buckets")
+        self.0.folder().join("buckets")
     }
 
     fn bucket(&self) -> PathBuf {
@@ -45,44 +31,21 @@ impl Site {
     }
 
     fn write(&self, places: std::ops::Range<u64>, text: &str) {
-        let disk = std::fs::File::options().write(true).open(self.disk()).unwrap();
-        for place in places {
-            disk.write_all_at(format!("{text} {place}").as_bytes(), place * u64::from(CHUNK)).unwrap();
-        }
+        places.for_each(|place| self.0.write(place, format!("{text} {place}").as_bytes()));
     }
 
-    async fn next(&mut self, vault: &Vault) -> Result<NewBackup, BackupError> {
-        self.seconds += 1;
-        let taken_at = Timestamp::from_second(self.seconds).unwrap();
-        let follows = match vault.newest(&volume()).await? {
-            Some(id) => Some(vault.index(&id).await?),
-            None => None,
-        };
-        Ok(NewBackup {
-            id: BackupId { volume: volume(), moment: SnapshotId::at(taken_at) },
-            number: VolumeNumber(7),
-            size: VolumeSize::from_mib(MIB).unwrap(),
-            taken_at,
-            file_system: None,
-            follows,
-            source: Source::Whole(self.disk()),
-        })
+    async fn next(&mut self, vault: &Vault) -> NewBackup {
+        self.0.next(vault).await.unwrap()
     }
 
-    async fn make(&mut self, vault: &Vault) -> Result<Made, BackupError> {
-        let new = self.next(vault).await?;
-        vault.make(new, &Rate::new(0)).await
+    /// Makes the next backup; gives what was in the volume besides.
+    async fn make(&mut self, vault: &Vault) -> (Made, Vec<u8>) {
+        (self.0.make(vault).await.unwrap(), self.0.bytes())
     }
 
     async fn must_restore(&self, vault: &Vault, id: &BackupId, wanted: &[u8]) {
-        let to = self.folder.path().join("restored");
-        vault.restore(id, &to, &Rate::new(0)).await.unwrap();
-        assert!(std::fs::read(to).unwrap() == wanted, "{id} is not what it was");
+        assert!(self.0.restored(vault, id).await.unwrap() == wanted, "{id} is not what it was");
     }
-}
-
-fn volume() -> VolumeId {
-    "hello:data".parse().unwrap()
 }
 
 /// The store as `holm up --backups s3://…` opens it, with this secret.
@@ -122,10 +85,10 @@ async fn backups_in_a_bucket_are_found_verified_restored_and_removed() {
     let vault = vault(&server, ADDRESS, None);
     assert_eq!(vault.list(None).await.unwrap(), []);
     site.write(0..40, "first");
-    let (first, was) = (site.make(&vault).await.unwrap(), std::fs::read(site.disk()).unwrap());
+    let (first, was) = site.make(&vault).await;
     assert_eq!(first.chunks, 40);
     site.write(5..8, "second");
-    let (second, is) = (site.make(&vault).await.unwrap(), std::fs::read(site.disk()).unwrap());
+    let (second, is) = site.make(&vault).await;
     assert_eq!(second.chunks, 3);
     assert!(files(&site.bucket()).iter().all(|file| file.starts_with(site.bucket().join("some/folder"))));
 
@@ -162,7 +125,7 @@ async fn a_wrong_secret_and_a_bucket_that_is_not_there_are_told_and_leave_nothin
         let wrong = vault(&server, address, secret);
         let asked = wrong.newest(&volume()).await.unwrap_err();
         assert!(chain(&asked).contains(expected), "{}", chain(&asked));
-        let refused = site.make(&wrong).await.unwrap_err();
+        let refused = site.0.make(&wrong).await.unwrap_err();
         assert!(matches!(refused, BackupError::Store { .. }), "{}", chain(&refused));
         let refused = wrong.prune(None, 1, Duration::ZERO).await.unwrap_err();
         assert!(!chain(&refused).contains("another"), "the secret is told: {}", chain(&refused));
@@ -175,7 +138,7 @@ async fn a_server_that_has_too_much_to_do_is_asked_again() {
     let (mut site, server) = Site::new();
     let vault = vault(&server, ADDRESS, None);
     site.write(0..10, "first");
-    let new = site.next(&vault).await.unwrap();
+    let new = site.next(&vault).await;
     server.be_busy(3);
     let made = vault.make(new, &Rate::new(0)).await.unwrap();
     vault.verify(&made.id, &Rate::new(0)).await.unwrap();
@@ -186,9 +149,9 @@ async fn a_server_that_goes_in_the_middle_of_a_backup_leaves_the_ones_before_and
     let (mut site, server) = Site::new();
     let before = vault(&server, ADDRESS, None);
     site.write(0..10, "first");
-    let (first, was) = (site.make(&before).await.unwrap(), std::fs::read(site.disk()).unwrap());
+    let (first, was) = site.make(&before).await;
     site.write(0..30, "second");
-    let new = site.next(&before).await.unwrap();
+    let new = site.next(&before).await;
     let cut = new.id.clone();
     server.go_after(12);
     let gone = before.make(new, &Rate::new(0)).await.unwrap_err();
@@ -199,8 +162,7 @@ async fn a_server_that_goes_in_the_middle_of_a_backup_leaves_the_ones_before_and
     let listed: Vec<BackupId> = before.list(None).await.unwrap().into_iter().map(|listed| listed.id).collect();
     assert_eq!(listed, std::slice::from_ref(&first.id), "{cut} is not whole");
     site.must_restore(&before, &first.id, &was).await;
-    let is = std::fs::read(site.disk()).unwrap();
-    let second = site.make(&before).await.unwrap();
+    let (second, is) = site.make(&before).await;
     before.prune(None, 2, Duration::ZERO).await.unwrap();
     site.must_restore(&before, &first.id, &was).await;
     site.must_restore(&before, &second.id, &is).await;

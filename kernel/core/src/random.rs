@@ -1,4 +1,4 @@
-//! Random numbers for tests: SplitMix64, the same for the same seed.
+//! Random numbers of the simulated machine and of tests: SplitMix64, the same for the same seed.
 
 /// Numbers from a seed.
 #[derive(Debug, Clone)]
@@ -14,6 +14,7 @@ impl Random {
     }
 
     /// A number below `end`.
+    #[cfg(test)]
     pub(crate) fn below(&mut self, end: usize) -> usize {
         (self.next() % end as u64) as usize
     }
