@@ -320,6 +320,27 @@ async fn a_damaged_image_is_found_and_built_again() {
     std::fs::write(&image.erofs, &before[..before.len() - 1]).unwrap();
     prepare(&store, &reference).await;
     assert_eq!(std::fs::read(&image.erofs).unwrap(), before);
+
+    // In place and of the same size, which nobody asked the store to look at; and by a store that has not seen it before.
+    damage(&image.erofs, 5000);
+    prepare(&store, &reference).await;
+    assert_eq!(std::fs::read(&image.erofs).unwrap(), before);
+    drop(store);
+    damage(&image.erofs, before.len() as u64 - 1);
+    let store = open(&folder.path().join("store")).await;
+    prepare(&store, &reference).await;
+    assert_eq!(std::fs::read(&image.erofs).unwrap(), before);
+}
+
+/// Changes one byte of a file and nothing else that shows.
+fn damage(path: &Path, at: u64) {
+    use std::os::unix::fs::{FileExt, PermissionsExt};
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let file = File::options().read(true).write(true).open(path).unwrap();
+    let (times, mut byte) = (file.metadata().unwrap().modified().unwrap(), [0]);
+    file.read_exact_at(&mut byte, at).unwrap();
+    file.write_all_at(&[byte[0] ^ 1], at).unwrap();
+    file.set_modified(times).unwrap();
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context, Result, bail, ensure};
 use holm_e2e::{Batch, Test, run, wait_for};
+use jiff::{SignedDuration, Timestamp};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use xtask::client;
@@ -27,9 +28,10 @@ mod secrets;
 #[path = "host/upgrade.rs"]
 mod upgrade;
 
-const TESTS: [Test; 19] = [
+const TESTS: [Test; 20] = [
     ("deployed_image_is_reached_through_its_port", deployed_image_is_reached_through_its_port),
     ("exec_has_input_output_status_and_terminal", exec_has_input_output_status_and_terminal),
+    ("app_without_a_check_is_ready_when_it_has_stayed_up", app_without_a_check_is_ready_when_it_has_stayed_up),
     ("rollout_scale_and_rollback_lose_no_request", rollout_scale_and_rollback_lose_no_request),
     ("deployment_that_exits_fails_at_once_and_the_old_release_serves", failed_deployment_leaves_the_old_release),
     ("app_over_its_memory_cap_is_killed_and_explained", app_over_its_memory_cap_is_killed_and_explained),
@@ -39,7 +41,10 @@ const TESTS: [Test; 19] = [
     ("killed_ingress_is_started_again", killed_ingress_is_started_again),
     ("killed_microvm_is_replaced", killed_microvm_is_replaced),
     ("guest_that_hangs_is_killed_after_its_grace", guest_that_hangs_is_killed_after_its_grace),
-    ("stopped_started_and_destroyed", stopped_started_and_destroyed),
+    (
+        "stopped_app_starts_again_although_its_image_was_damaged_and_is_destroyed",
+        stopped_app_starts_again_although_its_image_was_damaged_and_is_destroyed,
+    ),
     ("secrets_reach_the_app_and_nothing_else", secrets::secrets_reach_the_app_and_nothing_else),
     (
         "token_allows_what_it_names_from_afar_and_every_refusal_is_recorded",
@@ -58,6 +63,19 @@ static SNI_PORT: AtomicU64 = AtomicU64::new(0);
 /// The ports of the interface from afar and of the metrics; chosen before Holm starts.
 static REMOTE_PORT: AtomicU64 = AtomicU64::new(0);
 static METRICS_PORT: AtomicU64 = AtomicU64::new(0);
+
+const BOX_MANIFEST: &str = r#"schema = 1
+app = "box"
+[process.web]
+memory = "64MiB"
+[process.web.stop]
+grace = "2s"
+[config]
+FROM_MANIFEST = "yes"
+"#;
+
+/// How long an app without a check has to stay up, as docs/rollouts.md says; less what a clock that is being set may take.
+const SMOKE: SignedDuration = SignedDuration::from_millis(1900);
 
 fn main() -> ExitCode {
     let sni = free_port().unwrap_or(8443);
@@ -124,9 +142,13 @@ fn deployed_image_is_reached_through_its_port(batch: &Batch) -> Result<()> {
     Ok(())
 }
 
+/// Deploys busybox's web server as the app `box`, without a health check; once for all.
+fn deploy_box(batch: &Batch) -> Result<()> {
+    batch.site.ok(&["deploy", &busybox_image(batch)?, "-f", &batch.site.manifest("box", BOX_MANIFEST)?]).map(drop)
+}
+
 fn exec_has_input_output_status_and_terminal(batch: &Batch) -> Result<()> {
-    let manifest = "schema = 1\napp = \"box\"\n[process.web]\nmemory = \"64MiB\"\n[process.web.stop]\ngrace = \"2s\"\n[config]\nFROM_MANIFEST = \"yes\"\n";
-    batch.site.ok(&["deploy", &busybox_image(batch)?, "-f", &batch.site.manifest("box", manifest)?])?;
+    deploy_box(batch)?;
 
     let ran = batch.site.run(&["exec", "box", "--", "sh", "-c", "echo out; echo err >&2; exit 7"])?;
     ensure!((ran.status, &*ran.stdout, &*ran.stderr) == (7, "out\n", "err\n"), "{ran:?}");
@@ -163,6 +185,42 @@ fn exec_has_input_output_status_and_terminal(batch: &Batch) -> Result<()> {
     let seen = String::from_utf8_lossy(&output.stdout);
     ensure!(seen.contains("a terminal"), "no terminal: {seen}{}", String::from_utf8_lossy(&output.stderr));
     Ok(())
+}
+
+fn app_without_a_check_is_ready_when_it_has_stayed_up(batch: &Batch) -> Result<()> {
+    deploy_box(batch)?;
+    let name = healthy(batch, "box")?.pop().context("no healthy instance")?;
+    let (started, ready) = (step(batch, &name, "started")?, step(batch, &name, "healthy")?);
+    let window = ready.duration_since(started);
+    ensure!(window >= SMOKE, "it was ready {window} after its start");
+    let events = batch.site.ok(&["events", "--app", "box"])?;
+    let at = |what: &str| events.find(what).with_context(|| format!("no `{what}` in\n{events}"));
+    ensure!(at(&format!("{name}: healthy"))? < at("deployment d1 succeeded")?, "{events}");
+
+    // One that does not stay up: what served before goes on.
+    let gone = BOX_MANIFEST
+        .replace("memory =", "command = [\"/bin/sh\", \"-c\", \"echo no longer than this; exit 6\"]\nmemory =");
+    let ran = batch.site.run(&["deploy", &busybox_image(batch)?, "-f", &batch.site.manifest("box", &gone)?])?;
+    ensure!(ran.status == 5, "{ran:?}");
+    for expected in ["exited with status 6", "no longer than this"] {
+        ensure!(ran.stderr.contains(expected), "no `{expected}` in\n{}", ran.stderr);
+    }
+    ensure!(healthy(batch, "box")? == [name.clone()], "another instance serves");
+    let status = batch.site.ok(&["status", "box"])?;
+    ensure!(status.contains("v1"), "{status}");
+    let events = batch.site.ok(&["events", "--app", "box"])?;
+    let mut ready = events.lines().filter(|line| line.ends_with(": healthy") || line.contains(": healthy ("));
+    ensure!(ready.all(|line| line.contains(&name)), "one that did not stay up was ready:\n{events}");
+    Ok(())
+}
+
+/// When the agent wrote a step into the journal of an instance for the first time: a sum and a document on each line.
+fn step(batch: &Batch, instance: &str, step: &str) -> Result<Timestamp> {
+    let journal = std::fs::read_to_string(batch.site.state().join("agent/instances").join(instance).join("journal"))?;
+    let mut records = journal.lines().filter_map(|line| serde_json::from_str::<Value>(line.split_once(' ')?.1).ok());
+    let found = records.find(|record| record["step"] == step);
+    let at = found.with_context(|| format!("no `{step}` in\n{journal}"))?;
+    Ok(at["at"].as_str().context("a step without a time")?.parse()?)
 }
 
 fn rollout_scale_and_rollback_lose_no_request(batch: &Batch) -> Result<()> {
@@ -387,14 +445,31 @@ fn guest_that_hangs_is_killed_after_its_grace(batch: &Batch) -> Result<()> {
     Ok(())
 }
 
-fn stopped_started_and_destroyed(batch: &Batch) -> Result<()> {
+fn stopped_app_starts_again_although_its_image_was_damaged_and_is_destroyed(batch: &Batch) -> Result<()> {
     let port = free_port()?;
-    deploy_hello(batch, "cycle", "round", port)?;
+    // The same program with a byte more is an image that nobody else has.
+    let program = batch.path().join("longer");
+    let mut bytes = std::fs::read(&batch.site.programs().hello)?;
+    bytes.push(0);
+    std::fs::write(&program, bytes)?;
+    let image = images::hello(&batch.path().join("hello-longer"), &program)?;
+    let manifest = batch.site.manifest("cycle", &hello_manifest("cycle", "round", port))?;
+    let deployed = batch.site.json(&["deploy", &image, "-f", &manifest])?;
+    let digest = deployed["deployment"]["digest"].as_str().context("no digest")?.to_owned();
     batch.site.ok(&["stop", "cycle"])?;
-    wait_for("no instance", || Ok(healthy(batch, "cycle")?.is_empty().then_some(())))?;
+    let ended = || Ok(instances(batch, "cycle")?.iter().all(|instance| instance["phase"] == "ended").then_some(()));
+    wait_for("no instance", ended)?;
     ensure!(client::get_from(loopback(port), "/").is_err(), "a stopped app answers");
-    batch.site.ok(&["start", "cycle"])?;
-    wait_for("an answer", || Ok(client::get(port, "/").ok()))?;
+
+    deploy_box(batch)?;
+    let other = healthy(batch, "box")?;
+    faults::damaged_and_built_again(batch, &digest, || {
+        batch.site.ok(&["start", "cycle"])?;
+        wait_for("an answer", || Ok(client::get(port, "/").ok()))
+    })?;
+    ensure!(healthy(batch, "box")? == other, "another app's instance was replaced");
+    batch.site.ok(&["exec", "box", "--", "ls", "/srv/index.html"])?;
+
     let refused = batch.site.run(&["destroy", "cycle"])?;
     ensure!(refused.status == 2, "destroyed without --yes: {refused:?}");
     batch.site.ok(&["destroy", "cycle", "--yes"])?;

@@ -11,6 +11,7 @@
 mod prepare;
 mod record;
 mod resolve;
+mod whole;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
@@ -150,6 +151,7 @@ struct Inner {
     blobs: Flights<Digest, u64, Result<(), Arc<StoreError>>>,
     /// What running work needs, so that a prune leaves it alone.
     claims: Mutex<HashMap<Digest, usize>>,
+    known: whole::Known,
     _lock: File,
 }
 
@@ -169,7 +171,8 @@ impl ImageStore {
             let lock = open_folder(&root)?;
             let builds = Semaphore::new(BUILDS);
             let (images, blobs, claims) = (Flights::default(), Flights::default(), Mutex::default());
-            let inner = Inner { root, limits, registry, builds, images, blobs, claims, _lock: lock };
+            let known = whole::Known::default();
+            let inner = Inner { root, limits, registry, builds, images, blobs, claims, known, _lock: lock };
             Ok(Self { inner: Arc::new(inner) })
         })
         .await
@@ -198,15 +201,7 @@ impl ImageStore {
         let inner = Arc::clone(&self.inner);
         blocking(move || {
             let record = inner.record(digest)?.ok_or(StoreError::Unknown(digest))?;
-            let file = File::open(inner.erofs_path(digest));
-            let reason = match file.and_then(Digest::of_reader) {
-                Ok((_, size)) if size != record.erofs_bytes => {
-                    format!("its file has {size} bytes instead of {}", record.erofs_bytes)
-                }
-                Ok((sha256, _)) if sha256 != record.erofs_sha256 => "its file has changed".to_owned(),
-                Ok(_) => return Ok(()),
-                Err(error) => format!("its file cannot be read: {error}"),
-            };
+            let Err(reason) = inner.compare(&record) else { return Ok(()) };
             inner.remove_image(digest).map_err(io_error("remove a damaged image"))?;
             Err(StoreError::Damaged { digest, reason })
         })
@@ -266,6 +261,7 @@ impl Inner {
 
     /// The record goes first: without it the image does not exist.
     fn remove_image(&self, digest: Digest) -> io::Result<u64> {
+        self.known.forget(digest);
         let mut freed = 0;
         for path in [self.record_path(digest), self.erofs_path(digest)] {
             freed += remove(&path)?;

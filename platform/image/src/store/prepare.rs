@@ -38,7 +38,7 @@ pub struct PreparedImage {
 type Report = Reporter<Progress, Result<PreparedImage, Arc<StoreError>>>;
 
 impl ImageStore {
-    /// Makes sure the image is on this host and finished. Calls for the same image share one build, which goes on even
+    /// Makes sure the image is on this host, finished, and what was built: one that was damaged is built again. Calls for the same image share one build, which goes on even
     /// if this future is dropped; `progress` hears how far it is.
     pub async fn prepare(
         &self,
@@ -46,9 +46,9 @@ impl ImageStore {
         progress: impl FnMut(Progress) + Send,
     ) -> Result<PreparedImage, Arc<StoreError>> {
         let (inner, digest) = (Arc::clone(&self.inner), resolved.digest);
-        let ready = blocking(move || inner.ready(digest)).await?;
-        if let Some(ready) = ready {
-            return Ok(ready);
+        let known = blocking(move || inner.known(digest)).await?;
+        if let Some(known) = known {
+            return Ok(known);
         }
         let inner = Arc::clone(&self.inner);
         let reference = resolved.reference.pinned(digest);
@@ -59,7 +59,7 @@ impl ImageStore {
 }
 
 impl Inner {
-    fn ready(&self, digest: Digest) -> Result<Option<PreparedImage>, StoreError> {
+    pub(super) fn ready(&self, digest: Digest) -> Result<Option<PreparedImage>, StoreError> {
         let record = self.record(digest)?;
         Ok(record.map(|record| PreparedImage {
             digest,
@@ -75,6 +75,10 @@ impl Inner {
         reference: ImageRef,
         report: Arc<Report>,
     ) -> Result<PreparedImage, StoreError> {
+        let inner = Arc::clone(&self);
+        if let Some(whole) = blocking(move || inner.whole(digest)).await? {
+            return Ok(whole);
+        }
         report.report(Progress { phase: Phase::Resolving, done: 0, total: 0 });
         let mut claims = vec![self.claim(digest)];
         let refused = |source| StoreError::Manifest { image: reference.to_string(), source };
@@ -233,6 +237,7 @@ impl Inner {
             work.erofs_sha256 = built.sha256;
             publish(image, &inner.erofs_path(work.digest)).map_err(io_error("keep an image"))?;
             inner.publish_record(&work).map_err(io_error("keep an image's record"))?;
+            inner.remember(work.digest).map_err(io_error("read an image's file"))?;
             inner.ready(work.digest)?.ok_or(StoreError::Unknown(work.digest))
         })
         .await

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Seek, SeekFrom, Write};
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::Path;
 use std::process::Command;
 
@@ -43,6 +44,28 @@ fn fill(path: &Path) -> Result<()> {
         let zeros = vec![0; piece];
         while file.write_all(&zeros).is_ok() {}
     }
+    Ok(())
+}
+
+/// Damages the file of the image `digest`, which nobody uses, without changing its size; the image is found and built again
+/// when `use_it` needs it.
+pub(crate) fn damaged_and_built_again<T>(
+    batch: &Batch,
+    digest: &str,
+    use_it: impl FnOnce() -> Result<T>,
+) -> Result<()> {
+    let hex = digest.strip_prefix("sha256:").with_context(|| format!("`{digest}` is not a digest"))?;
+    let path = batch.site.state().join("images/images").join(format!("{hex}.erofs"));
+    let whole = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o644))?;
+    let file = OpenOptions::new().write(true).open(&path)?;
+    file.write_all_at(&[0xa5; 8192], whole.len() as u64 / 2)?;
+    drop(file);
+    ensure!(fs::read(&path)? != whole, "it was not damaged");
+    use_it()?;
+    ensure!(fs::read(&path)? == whole, "it was not built again");
+    let log = batch.log();
+    ensure!(log.lines().any(|line| line.contains(hex) && line.contains("is damaged; it is built again")), "{log}");
     Ok(())
 }
 
