@@ -38,8 +38,8 @@ pub struct PreparedImage {
 type Report = Reporter<Progress, Result<PreparedImage, Arc<StoreError>>>;
 
 impl ImageStore {
-    /// Makes sure the image is on this host, finished, and what was built: one that was damaged is built again. Calls for the same image share one build, which goes on even
-    /// if this future is dropped; `progress` hears how far it is.
+    /// Makes sure the image is on this host, finished, and what was built: one that was damaged is built again. Calls for the
+    /// same image share one build, which goes on even if this future is dropped; `progress` hears how far it is.
     pub async fn prepare(
         &self,
         resolved: &Resolved,
