@@ -187,6 +187,12 @@ impl AgentHandle {
         self.shared.board.reach(instance)?.pid
     }
 
+    /// The instances that are paused since a volume of theirs found the host's disk full. They go on by themselves.
+    #[must_use]
+    pub fn starved(&self) -> Vec<InstanceName> {
+        self.shared.board.starved()
+    }
+
     /// Figures of an instance's guest and app.
     ///
     /// # Errors

@@ -103,6 +103,13 @@ impl Board {
         self.reached.subscribe()
     }
 
+    /// The instances that are paused since a volume found the host's disk full.
+    pub(crate) fn starved(&self) -> Vec<InstanceName> {
+        let reach = self.reach.lock().unwrap_or_else(PoisonError::into_inner);
+        let paused = |reach: &Reach| reach.machine.as_ref().is_some_and(|machine| *machine.starved().borrow());
+        reach.iter().filter(|(_, reach)| paused(reach)).map(|(name, _)| name.clone()).collect()
+    }
+
     /// The instance that has a volume.
     pub(crate) fn holder_of(&self, number: VolumeNumber) -> Option<(InstanceName, Reach)> {
         let reach = self.reach.lock().unwrap_or_else(PoisonError::into_inner);

@@ -133,6 +133,10 @@ impl World for Host {
         .boxed()
     }
 
+    fn free_disk(&self) -> u64 {
+        self.volumes.free().unwrap_or(0)
+    }
+
     fn now(&self) -> Timestamp {
         Timestamp::now()
     }

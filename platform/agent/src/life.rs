@@ -11,6 +11,7 @@ mod boot;
 mod names;
 mod prepare;
 mod serve;
+pub(crate) mod starved;
 mod stop;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -176,6 +177,8 @@ impl Life {
         self.shared.board.set_reach(&self.spec.instance, |reach| {
             (reach.pid, reach.machine) = (Some(pid), Some(machine.clone()));
         });
+        let going = starved::keep_going(self.shared.clone(), self.spec.instance.clone(), machine.clone());
+        let _going = AbortOnDropHandle::new(tokio::spawn(going));
         let booted = self.boot(&machine).await;
         drop(turn);
         let cause = match booted {

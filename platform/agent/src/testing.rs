@@ -48,6 +48,8 @@ pub(crate) struct Script {
     pub(crate) freezes_after: Option<Duration>,
     /// The machine vanishes.
     pub(crate) vanishes_after: Option<Duration>,
+    /// A volume finds the disk full; the machine is paused until it is told to go on and there is room.
+    pub(crate) starves_after: Option<Duration>,
     /// The connection breaks once.
     pub(crate) breaks_after: Option<Duration>,
 }
@@ -64,6 +66,7 @@ pub(crate) struct SimMachine {
     configured: Mutex<Option<Config>>,
     app_starts: Mutex<u32>,
     stopping: Mutex<bool>,
+    starved: watch::Sender<bool>,
     sim: Weak<Sim>,
 }
 
@@ -79,6 +82,7 @@ struct Books {
     kill_at: Option<u64>,
     violations: Vec<String>,
     shared_removed: bool,
+    disk_full: bool,
 }
 
 /// The simulated host.
@@ -126,6 +130,11 @@ impl Sim {
         (machines, books.networks.iter().cloned().collect())
     }
 
+    /// The disk has room again.
+    pub(crate) fn make_room(&self) {
+        self.books().disk_full = false;
+    }
+
     /// Whether what instances share was removed.
     pub(crate) fn shared_removed(&self) -> bool {
         self.books().shared_removed
@@ -165,12 +174,17 @@ impl Sim {
             configured: Mutex::default(),
             app_starts: Mutex::default(),
             stopping: Mutex::default(),
+            starved: watch::Sender::new(false),
             sim: self.me.clone(),
         });
         books.machines.insert(pid, machine.clone());
         drop(books);
         if let Some(after) = script.vanishes_after {
             later(&machine, after, |m| m.end("it vanished"));
+        }
+        if let Some(after) = script.starves_after {
+            self.books().disk_full = true;
+            later(&machine, after, |m| m.starved.send_modify(|starved| *starved = true));
         }
         if let Some(after) = script.breaks_after {
             later(&machine, after, |m| drop(m.connection.lock().unwrap().take()));
@@ -258,6 +272,8 @@ impl SimGuest {
         if self.machine.frozen() {
             std::future::pending::<()>().await;
         }
+        let mut starved = self.machine.starved.subscribe();
+        let _ = starved.wait_for(|starved| !starved).await;
         if self.connection.has_changed().is_err() {
             return Err(GuestFailure::Closed);
         }
@@ -272,6 +288,10 @@ impl World for Sim {
             Ok(Secrets::default())
         }
         .boxed()
+    }
+
+    fn free_disk(&self) -> u64 {
+        if self.books().disk_full { 0 } else { 1 << 30 }
     }
 
     fn now(&self) -> Timestamp {
@@ -392,6 +412,19 @@ impl Machine for SimMachine {
             sim.step().await;
             self.end("killed");
             sim.step().await;
+            Ok(())
+        }
+        .boxed()
+    }
+
+    fn starved(&self) -> watch::Receiver<bool> {
+        self.starved.subscribe()
+    }
+
+    fn resume(&self) -> BoxFuture<'_, Result<(), Failure>> {
+        async move {
+            let full = self.sim.upgrade().is_some_and(|sim| sim.books().disk_full);
+            self.starved.send_replace(full);
             Ok(())
         }
         .boxed()

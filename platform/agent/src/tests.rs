@@ -17,6 +17,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::agent::{self, AgentError, AgentHandle};
 use crate::config::{Connections, Limits, NoConnections};
+use crate::life::starved::PAUSED;
 use crate::log::LogQuery;
 use crate::testing::{Script, Sim};
 
@@ -564,4 +565,44 @@ proptest! {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
         runtime.block_on(play(scripts, moves));
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_instance_whose_disk_is_full_waits_for_room_and_goes_on() {
+    // In its boot (500 ms for the image, then the guest), while its app starts, and while it serves.
+    for after in [Duration::ZERO, Duration::from_millis(1), Duration::from_secs(5), Duration::from_secs(90)] {
+        for spec in [spec(1), checked(1)] {
+            let bench = Bench::new();
+            let health = vec![(Duration::from_secs(30), true)];
+            bench.sim.script(&spec.instance, Script { starves_after: Some(after), health, ..Script::default() });
+            bench.set(1, &[(&spec, Want::Run)]);
+            let agent = bench.agent().await;
+            let paused = |seen: &Observation| seen.detail.as_deref() == Some(PAUSED);
+            let report = wait(&agent, |r| r.instances.get(&name(1)).is_some_and(paused)).await;
+            assert_ne!(report.instances[&name(1)].phase, Phase::Healthy, "{after:?}");
+            assert_eq!(agent.starved(), [name(1)]);
+            // Longer than any limit together, and nothing of it counts.
+            tokio::time::sleep(SETTLED).await;
+            let report = agent.reports().borrow().clone();
+            assert!(paused(&report.instances[&name(1)]), "{after:?}: {:?}", report.instances[&name(1)]);
+            bench.sim.make_room();
+            wait_phase(&agent, 1, Phase::Healthy).await;
+            assert_eq!((agent.starved().len(), bench.sim.app_starts(&name(1))), (0, 1));
+            let left = bench.sim.left().0;
+            assert_eq!(left, [name(1)], "another machine was started");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_paused_instance_can_be_stopped() {
+    let bench = Bench::new();
+    let spec = spec(1);
+    bench.sim.script(&spec.instance, Script { starves_after: Some(Duration::from_secs(60)), ..Script::default() });
+    bench.set(1, &[(&spec, Want::Run)]);
+    let agent = bench.agent().await;
+    wait_phase(&agent, 1, Phase::Unhealthy).await;
+    bench.set(2, &[(&spec, Want::Stop)]);
+    let seen = wait_phase(&agent, 1, Phase::Ended).await;
+    assert_eq!(seen.end.unwrap().cause, EndCause::StoppedByForce);
 }

@@ -167,6 +167,9 @@ pub(crate) trait World: Send + Sync + fmt::Debug {
     /// Opens a sealed set of secrets.
     fn open_secrets<'a>(&'a self, app: &'a AppKey, set: &'a SecretSetId) -> BoxFuture<'a, Result<Secrets, Failure>>;
 
+    /// Bytes that are free where the files of volumes lie.
+    fn free_disk(&self) -> u64;
+
     /// Removes what all instances of this host share, when none runs: firewall, forwarding and such. What an instance
     /// that starts later needs of it is made again.
     fn leave(&self) -> BoxFuture<'_, Result<(), Failure>>;
@@ -182,6 +185,12 @@ pub(crate) trait Machine: Send + Sync + fmt::Debug {
 
     /// Kills it and waits for its end.
     fn kill(&self) -> BoxFuture<'_, Result<(), Failure>>;
+
+    /// Whether it is paused since a volume found the host's disk full, as that changes.
+    fn starved(&self) -> watch::Receiver<bool>;
+
+    /// Lets it go on; what found no room is written again.
+    fn resume(&self) -> BoxFuture<'_, Result<(), Failure>>;
 
     /// The last lines of the guest's console, for people.
     fn last_words(&self) -> BoxFuture<'_, String>;

@@ -129,6 +129,10 @@ impl Writer {
     /// Performs a batch: one transaction, one answer for each job. Answers are given when it is on disk.
     fn write(&mut self, batch: &mut Vec<Job>) -> Vec<Answer> {
         if self.broken {
+            // Such as a full disk that has room again.
+            self.recover();
+        }
+        if self.broken {
             return fail_all(batch.drain(..).map(|job| job.done), StoreError::Broken);
         }
         if let Err(error) = self.store.begin() {

@@ -264,6 +264,7 @@ struct QemuVm {
     console: Arc<Console>,
     quit: mpsc::Sender<()>,
     exit: watch::Receiver<Option<VmExit>>,
+    starved: watch::Receiver<bool>,
 }
 
 impl QemuVm {
@@ -271,6 +272,7 @@ impl QemuVm {
         let process = Arc::new(process);
         let console = Arc::new(Console::default());
         let (quit, quit_requests) = mpsc::channel(1);
+        let (tell_starved, starved) = watch::channel(false);
         let client = monitor.as_ref().map(|(client, _)| client.clone());
         let exit = crate::watch::start(Watched {
             process: Arc::clone(&process),
@@ -278,8 +280,9 @@ impl QemuVm {
             console: Arc::clone(&console),
             run_dir: record.run_dir.clone(),
             quit_requests,
+            starved: tell_starved,
         });
-        Self { record, process, monitor: client, console, quit, exit }
+        Self { record, process, monitor: client, console, quit, exit, starved }
     }
 
     fn monitor(&self) -> Result<&QmpClient, VmError> {
@@ -358,6 +361,10 @@ impl Vm for QemuVm {
 
     fn resume(&self) -> BoxFuture<'_, Result<(), VmError>> {
         async { self.ask("cont").await.map(drop) }.boxed()
+    }
+
+    fn starved(&self) -> watch::Receiver<bool> {
+        self.starved.clone()
     }
 
     fn powerdown(&self) -> BoxFuture<'_, Result<(), VmError>> {

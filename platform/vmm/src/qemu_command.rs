@@ -69,7 +69,9 @@ pub(crate) fn arguments(spec: &VmSpec, accel: &Acceleration, fds: &Descriptors) 
                  file.filename=/dev/fdset/{index},file.discard={discard}"
             ),
         );
-        add("-device", format!("virtio-blk-device,drive={node},serial={}", disk.serial));
+        // A write that finds no room on the host pauses the guest and is made again; other failures are the guest's to judge.
+        let device = format!("virtio-blk-device,drive={node},serial={},werror=enospc,rerror=report", disk.serial);
+        add("-device", device);
     }
     match &spec.net {
         NetSpec::None => {}

@@ -8,6 +8,7 @@ use futures_util::future::BoxFuture;
 use holm_process::ProcessIdentity;
 use serde::{Deserialize, Serialize};
 use tokio::net::UnixStream;
+use tokio::sync::watch;
 
 use crate::disk_copy::DiskCopy;
 use crate::qmp::QmpError;
@@ -213,6 +214,10 @@ pub trait Vm: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// [`VmError::Monitor`] or [`VmError::Unresponsive`].
     fn resume(&self) -> BoxFuture<'_, Result<(), VmError>>;
+
+    /// Whether the virtual CPUs are stopped since a write to a disk found no room on the host, as it changes. Nothing is lost:
+    /// [`Vm::resume`] has the VMM write it again. Closed after the end.
+    fn starved(&self) -> watch::Receiver<bool>;
 
     /// Presses the ACPI power button. Whether the guest heeds it is its business; a Holm guest is asked over its control
     /// socket instead.

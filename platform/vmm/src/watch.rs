@@ -49,6 +49,8 @@ pub(crate) struct Watched {
     pub(crate) run_dir: PathBuf,
     /// A message asks for the end of the VM; closed when the handle is dropped, which ends the watch, not the VM.
     pub(crate) quit_requests: mpsc::Receiver<()>,
+    /// Told whether QEMU has paused the guest since a disk of its has no room.
+    pub(crate) starved: watch::Sender<bool>,
 }
 
 /// Watches from now on. The receiver gets the end once; it closes without one when the handle was dropped before.
@@ -130,7 +132,11 @@ impl Watched {
                             return Sight::Ended(reported_reason(events).unwrap_or(ExitReason::Unknown));
                         }
                         Some("internal-error") => return Sight::Ended(ExitReason::VmmError),
-                        _ => {}
+                        // A write found no room; other failures of a disk are the guest's to judge.
+                        status => {
+                            let now = status == Some("io-error");
+                            self.starved.send_if_modified(|before| std::mem::replace(before, now) != now);
+                        }
                     },
                     Err(_) => return Sight::MonitorGone,
                 }
@@ -143,7 +149,7 @@ impl Watched {
                 event = events.recv() => match event {
                     Ok(event) => match shutdown_reason(&event) {
                         Some(reason) => return Sight::Ended(reason),
-                        None => look = event.name == "STOP",
+                        None => look = matches!(event.name.as_str(), "STOP" | "RESUME"),
                     },
                     Err(broadcast::error::RecvError::Lagged(_)) => look = true,
                     Err(broadcast::error::RecvError::Closed) => return Sight::MonitorGone,

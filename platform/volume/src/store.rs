@@ -193,6 +193,15 @@ impl VolumeStore {
         Ok(length.max(size.bytes()))
     }
 
+    /// Bytes that are free on the disk of the volumes.
+    ///
+    /// # Errors
+    /// When the system does not say.
+    pub fn free(&self) -> io::Result<u64> {
+        let seen = rustix::fs::statvfs(&self.root)?;
+        Ok(seen.f_bavail * seen.f_frsize)
+    }
+
     /// Bytes of a volume that take room on the host; `None` when it has no file yet.
     #[must_use]
     pub fn used(&self, number: VolumeNumber, origin: &VolumeOrigin) -> Option<u64> {

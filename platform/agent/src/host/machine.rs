@@ -9,6 +9,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use holm_guest_control::host::{ConnectOptions, GuestConnection, HostError};
 use holm_vmm::{DiskCopy, ExitReason, HostForward, ProcessIdentity, Vm, VmExit, VmName, VmRecord, VmSpec};
+use tokio::sync::watch;
 
 use super::guest::ConnectedGuest;
 use super::network::free_ports;
@@ -51,6 +52,14 @@ impl Machine for QemuMachine {
 
     fn kill(&self) -> BoxFuture<'_, Result<(), Failure>> {
         async move { self.vm.kill().await.map(drop).map_err(|error| Failure::of(&error)) }.boxed()
+    }
+
+    fn starved(&self) -> watch::Receiver<bool> {
+        self.vm.starved()
+    }
+
+    fn resume(&self) -> BoxFuture<'_, Result<(), Failure>> {
+        async move { self.vm.resume().await.map_err(|error| Failure::of(&error)) }.boxed()
     }
 
     fn last_words(&self) -> BoxFuture<'_, String> {

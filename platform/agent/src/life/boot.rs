@@ -4,10 +4,10 @@ use std::sync::{Arc, PoisonError};
 
 use holm_guest_control::secrets::GuestSecrets;
 use holm_guest_control::{Features, Phase as GuestPhase};
-use holm_model::report::{EndCause, Phase};
-use tokio::time::{Instant, timeout_at};
+use holm_model::report::{EndCause, Observation, Phase};
 use tokio_util::task::AbortOnDropHandle;
 
+use super::starved::{PAUSED, awake};
 use super::{Life, Session, names};
 use crate::guest_config::{guest_config, guest_secrets};
 use crate::journal::Step;
@@ -17,21 +17,25 @@ impl Life {
     /// Brings the app to its start. A guest that was configured or started by an earlier agent is taken as it is. On an
     /// error the machine may still run.
     pub(super) async fn boot(&mut self, machine: &Arc<dyn Machine>) -> Result<Session, EndCause> {
-        let deadline = Instant::now() + self.shared.limits.boot;
         // One that is to stop, or was healthy once, keeps the phase the last agent showed.
         if self.seen.phase < Phase::Booting {
             self.show_phase(Phase::Booting, None);
         }
         let mut wish = self.wish.clone();
         let started = self.journal.past().started.is_some();
+        let (shared, name, seen) = (self.shared.clone(), self.spec.instance.clone(), self.seen.clone());
+        let limit = shared.limits.boot;
+        let paused = |paused: bool| {
+            let detail = if paused { Some(PAUSED.to_owned()) } else { seen.detail.clone() };
+            shared.board.show(&name, &Observation { detail, ..seen.clone() });
+        };
         let outcome = tokio::select! {
             biased;
             how = machine.wait_exit() => Err(EndCause::Lost { why: how }),
             // An app that runs is asked to stop; before that there is nobody to ask.
             () = Self::stop_wished(&mut wish), if !started => Err(EndCause::Stopped),
-            outcome = timeout_at(deadline, self.reach_app(machine)) => outcome.unwrap_or_else(|_| {
-                let limit = self.shared.limits.boot.as_secs();
-                Err(EndCause::Hung { why: format!("the guest was not up within {limit} s") })
+            outcome = awake(machine.as_ref(), limit, self.reach_app(machine), paused) => outcome.unwrap_or_else(|| {
+                Err(EndCause::Hung { why: format!("the guest was not up within {} s", limit.as_secs()) })
             }),
         };
         match outcome {

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use holm_guest_control::{ExitReport, ExitStatus, Status};
 use holm_model::report::{EndCause, Phase};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until};
 
+use super::starved::{PAUSED, awake};
 use super::{Life, Session, Wish};
 use crate::config::Limits;
 use crate::journal::Step;
@@ -35,16 +36,35 @@ impl Life {
         if self.journal.past().stopping {
             return Then::Stop;
         }
-        let startup = self.startup_deadline();
+        let mut startup = self.startup_deadline();
+        let mut starved = machine.starved();
+        let mut paused: Option<Instant> = None;
         let mut healthy = self.journal.past().healthy;
         let mut wish = self.wish.clone();
         let mut volumes = self.shared.volumes.subscribe();
         loop {
-            self.follow_ports(machine).await;
-            volumes.mark_unchanged();
-            let behind = self.follow_volumes(machine, &session.guest).await;
-            let status = session.status.borrow_and_update().clone();
-            match judge(&status, healthy, Instant::now() >= startup, &self.spec) {
+            paused = match (*starved.borrow_and_update(), paused) {
+                (true, since) => since.or_else(|| Some(Instant::now())),
+                (false, since) => {
+                    // The time an app has to become healthy stood still too.
+                    startup += since.map_or(Duration::ZERO, |since| since.elapsed());
+                    None
+                }
+            };
+            let (verdict, behind) = match paused {
+                Some(_) => {
+                    let phase = if healthy { Phase::Unhealthy } else { self.seen.phase };
+                    (Verdict::Show(phase, Some(PAUSED.to_owned())), false)
+                }
+                None => {
+                    self.follow_ports(machine).await;
+                    volumes.mark_unchanged();
+                    let behind = self.follow_volumes(machine, &session.guest).await;
+                    let status = session.status.borrow_and_update().clone();
+                    (judge(&status, healthy, Instant::now() >= startup, &self.spec), behind)
+                }
+            };
+            match verdict {
                 Verdict::End(cause) => return Then::End(cause),
                 Verdict::Show(phase, detail) => {
                     if phase == Phase::Healthy && !healthy {
@@ -58,7 +78,7 @@ impl Life {
                 return Then::Stop;
             }
             let (guest, limits) = (session.guest.clone(), self.shared.limits);
-            let mut silence = pin!(silence(guest.as_ref(), &limits));
+            let mut silence = pin!(silence(machine.as_ref(), guest.as_ref(), &limits));
             tokio::select! {
                 how = machine.wait_exit() => {
                     let exit = session.status.borrow().exit.clone();
@@ -66,12 +86,13 @@ impl Life {
                 }
                 changed = wish.changed() => if changed.is_err() { std::future::pending::<()>().await },
                 Ok(()) = session.status.changed() => {}
+                Ok(()) = starved.changed() => {}
                 Ok(()) = volumes.changed() => {}
                 () = tokio::time::sleep(super::RETRY), if behind => {}
                 () = guest.closed() => if let Err(why) = self.reconnect(machine, session).await {
                     return Then::End(EndCause::Hung { why });
                 },
-                () = sleep_until(startup), if !healthy => {}
+                () = sleep_until(startup), if !healthy && paused.is_none() => {}
                 why = &mut silence => return Then::End(EndCause::Hung { why }),
             }
         }
@@ -110,7 +131,7 @@ impl Life {
     /// Opens a new session to a guest whose connection broke, within the time a guest may be silent.
     async fn reconnect(&mut self, machine: &Arc<dyn Machine>, session: &mut Session) -> Result<(), String> {
         let limit = self.shared.limits.silence;
-        let opened = timeout(limit, async {
+        let opened = async {
             loop {
                 tokio::select! {
                     // Judged by the caller, which waits for the same thing.
@@ -122,21 +143,21 @@ impl Life {
                 }
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
-        });
-        match opened.await {
-            Ok(Some(opened)) => *session = opened,
-            Ok(None) => {}
-            Err(_) => return Err(format!("the guest did not answer for {} s", limit.as_secs())),
+        };
+        match awake(machine.as_ref(), limit, opened, |_| {}).await {
+            Some(Some(opened)) => *session = opened,
+            Some(None) => {}
+            None => return Err(format!("the guest did not answer for {} s", limit.as_secs())),
         }
         Ok(())
     }
 }
 
 /// Resolves when the guest has left a question unanswered for too long. An ended connection is not silence.
-async fn silence(guest: &dyn Guest, limits: &Limits) -> String {
+async fn silence(machine: &dyn Machine, guest: &dyn Guest, limits: &Limits) -> String {
     loop {
         tokio::time::sleep(limits.ping).await;
-        if timeout(limits.silence, guest.metrics()).await.is_err() {
+        if awake(machine, limits.silence, guest.metrics(), |_| {}).await.is_none() {
             return format!("the guest did not answer for {} s", limits.silence.as_secs());
         }
     }

@@ -27,6 +27,13 @@ pub(crate) async fn of_running_host(host: &Host) -> Vec<Finding> {
         findings.push(finding("memory for microVMs", level, text));
     }
     findings.extend(disk(host, &state));
+    let paused = host.agent.starved();
+    if !paused.is_empty() {
+        let names: Vec<String> = paused.iter().map(ToString::to_string).collect();
+        let text = format!("the disk is full, and these are paused until there is room: {}", names.join(", "));
+        let hint = "make room: `holm images prune`, delete snapshots, or remove what other programs wrote";
+        findings.push(Finding { hint: Some(hint.to_owned()), ..finding("paused instances", FindingLevel::Fail, text) });
+    }
     for (listener, why) in host.front.closed_listeners().await {
         let text = format!("cannot listen on {listener}: {why}");
         let hint = "choose another port, or end what listens there; it is tried again every second";

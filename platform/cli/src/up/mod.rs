@@ -371,15 +371,20 @@ impl Site {
     }
 }
 
+/// Rest before a report is handed on again that was not recorded, as on a full disk.
+const AGAIN: Duration = Duration::from_secs(1);
+
 /// Hands every report of the agent to the control plane.
 async fn pass_reports(agent: Arc<AgentHandle>, control: Control, stop: CancellationToken) {
     let mut reports = agent.reports();
     loop {
         let report = reports.borrow_and_update().clone();
-        if let Err(error) = control.report((*report).clone()).await {
-            tracing::error!(%error, "a report of this host was not recorded");
+        let recorded = control.report((*report).clone()).await;
+        if let Err(error) = &recorded {
+            tracing::error!(%error, "a report of this host was not recorded; trying again");
         }
         tokio::select! {
+            () = tokio::time::sleep(AGAIN), if recorded.is_err() => {}
             changed = reports.changed() => if changed.is_err() { return },
             () = stop.cancelled() => return,
         }
