@@ -205,6 +205,8 @@ fn daemon(
 ) -> anyhow::Result<ExitCode> {
     let filter = tracing_subscriber::EnvFilter::try_from_env("MORPHEUS_LOG").unwrap_or_else(|_| "info".into());
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // A message that cannot be written, as on a full disk, is lost; telling that on the same stream would panic.
+    let log = log.log_internal_errors(false);
     if arguments.json {
         log.json().init()
     } else {

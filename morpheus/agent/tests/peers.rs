@@ -23,7 +23,9 @@ fn as_nobody(test: &str, socket: &Path, word: &str, stdin: Stdio) -> Output {
     // Nobody may not read the build folder.
     let folder = tempfile::tempdir().unwrap();
     let program = folder.path().join("test");
-    std::fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+    // Copied by another process: what this one has open for writing, a process that another test is just starting has open
+    // too, and then nobody can run it.
+    assert!(Command::new("cp").arg(std::env::current_exe().unwrap()).arg(&program).status().unwrap().success());
     use std::os::unix::fs::PermissionsExt;
     std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
     Command::new(program)

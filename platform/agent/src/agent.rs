@@ -28,6 +28,9 @@ use crate::log::{LogLines, LogQuery};
 use crate::target_file::TargetFile;
 use crate::world::{GuestFailure, World};
 
+/// How long figures of a guest are waited for: whoever asks shows the rest without them.
+const FIGURES: Duration = Duration::from_secs(5);
+
 /// Why the agent could not do something.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -199,7 +202,10 @@ impl AgentHandle {
     /// As [`AgentHandle::exec`].
     pub async fn metrics(&self, instance: &InstanceName) -> Result<Metrics, AgentError> {
         let guest = self.guest(instance)?;
-        guest.metrics().await.map_err(guest_error(instance, "give its figures"))
+        // One that is paused answers when it goes on.
+        let figures = timeout(FIGURES, guest.metrics()).await;
+        let figures = figures.unwrap_or_else(|_| Err(GuestFailure::Refused("it does not answer".to_owned())));
+        figures.map_err(guest_error(instance, "give its figures"))
     }
 
     /// Stops every instance as its stop policy says, whatever the target; from now on targets are not followed. Returns

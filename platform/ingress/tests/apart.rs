@@ -98,6 +98,15 @@ impl Stage {
         Launch { socket: self.socket(), program: program.to_owned(), arguments, environment: Vec::new() }
     }
 
+    /// A copy of this program. It is made by another process: what this one has open for writing, a process that another test
+    /// is just starting has open too, and then nobody can run it.
+    fn copy(&self, name: &str) -> PathBuf {
+        let copy = self.folder.path().join(name);
+        let made = std::process::Command::new("cp").arg(std::env::current_exe().unwrap()).arg(&copy).status();
+        assert!(made.unwrap().success());
+        copy
+    }
+
     fn start(&self) -> Apart {
         self.start_as(&std::env::current_exe().unwrap())
     }
@@ -205,8 +214,7 @@ fn a_process_that_died_is_started_again() {
 
 fn another_program_takes_over_without_a_lost_connection() {
     let stage = Stage::new();
-    let copy = stage.folder.path().join("older");
-    std::fs::copy(std::env::current_exe().unwrap(), &copy).unwrap();
+    let copy = stage.copy("older");
     let older = stage.start_as(&copy);
     stage.serve(&older);
     let (process, mut open) = (stage.process(), stage.connect());
@@ -249,8 +257,7 @@ fn another_program_takes_over_without_a_lost_connection() {
 
 fn a_replaced_process_is_counted_by_later_callers() {
     let stage = Stage::new();
-    let copy = stage.folder.path().join("older");
-    std::fs::copy(std::env::current_exe().unwrap(), &copy).unwrap();
+    let copy = stage.copy("older");
     let older = stage.start_as(&copy);
     stage.serve(&older);
     let (process, mut one, mut other) = (stage.process(), stage.connect(), stage.connect());

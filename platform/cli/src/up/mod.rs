@@ -145,6 +145,8 @@ pub(crate) fn run_ingress(socket: &Path, log_json: bool) -> Result<(), Problem> 
 fn tell(log_json: bool) {
     let filter = tracing_subscriber::EnvFilter::try_from_env("HOLM_LOG").unwrap_or_else(|_| "info".into());
     let messages = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
+    // A message that cannot be written, as on a full disk, is lost; telling that on the same stream would panic.
+    let messages = messages.log_internal_errors(false);
     if log_json { messages.json().init() } else { messages.init() }
 }
 

@@ -4,7 +4,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use holm_e2e::{Batch, wait_for};
@@ -12,7 +12,7 @@ use xtask::client;
 use xtask::site::free_port;
 
 use super::upgrade::{end_service, try_up};
-use super::{deploy_hello, healthy, qemu_of};
+use super::{busybox_image, deploy_hello, healthy, qemu_of};
 
 /// A file system that is mounted until this is dropped.
 struct Mounted<'p>(&'p Path);
@@ -69,14 +69,49 @@ pub(crate) fn damaged_and_built_again<T>(
     Ok(())
 }
 
+/// An app with a volume.
+const WRITER: &str = r#"schema = 1
+app = "writer"
+[process.web]
+memory = "64MiB"
+mounts = { data = "/data" }
+[process.web.stop]
+grace = "2s"
+drain = "0s"
+[volume.data]
+size = "64MiB"
+"#;
+
+/// Writes more to it than a full disk has, and what it should be.
+const WRITES: [&str; 6] = [
+    "exec",
+    "writer",
+    "--",
+    "sh",
+    "-euc",
+    "dd if=/dev/urandom of=/tmp/noise bs=1M count=8; cd /tmp; md5sum noise > /data/sums; cp noise /data; sync",
+];
+
+/// A command that is ended when this is dropped.
+struct Ended(Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        // It has ended by itself, unless the test fails.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 pub(crate) fn failing_disks_are_told_and_apps_go_on(_: &Batch) -> Result<()> {
     if !rustix::process::geteuid().is_root() {
         writeln!(std::io::stderr(), "skipped: only root can mount a disk")?;
         return Ok(());
     }
     let sni = free_port()?.to_string();
-    let batch = Batch::new(&["--network", "user", "--accel", "tcg", "--sni-port", &sni, "--memory", "1GiB"])?;
-    let _disk = Mounted::new(&["-t", "tmpfs", "-o", "size=160m,mode=0750", "tmpfs"], batch.site.state())?;
+    let up = ["--network", "user", "--accel", "tcg", "--sni-port", &sni, "--memory", "1GiB", "--disk", "200MiB"];
+    let batch = Batch::new(&up)?;
+    let _disk = Mounted::new(&["-t", "tmpfs", "-o", "size=200m,mode=0750", "tmpfs"], batch.site.state())?;
     let done = on_a_disk_of_its_own(&batch);
     let log = batch.log();
     batch.site.clear();
@@ -95,17 +130,43 @@ fn on_a_disk_of_its_own(batch: &Batch) -> Result<()> {
         wait_for("an answer", || Ok((client::get(port, "/").ok().as_ref() == Some(&answer)).then_some(())))
     };
     let add = ["route", "add", "--app", "steady", "web", "--port", "8080", "--sni", "steady.example"];
+    batch.site.ok(&["deploy", &busybox_image(batch)?, "-f", &batch.site.manifest("writer", WRITER)?])?;
+    let writer = healthy(batch, "writer")?.pop().context("no healthy instance")?;
+    let its_vm = qemu_of(batch, &writer)?;
 
     // Full, and empty again.
     fill(&state.join("filler"))?;
+    let mut writing = Ended(batch.site.holm(&WRITES).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?);
     let refused = batch.site.run(&add)?;
     ensure!(refused.status == 1 && refused.stderr.contains("full"), "on a full disk: {refused:?}");
     let doctor = batch.site.run(&["doctor"])?;
     ensure!(doctor.status == 1 && doctor.stdout.contains(": 0 MiB free"), "{doctor:?}");
     goes_on("on a full disk")?;
+    let paused = || {
+        let told = batch.site.run(&["doctor"])?.stdout;
+        Ok(told.lines().any(|line| line.contains("paused until there is room") && line.contains(&writer)).then_some(()))
+    };
+    wait_for("a writer that is paused", paused)?;
+    let explained = batch.site.ok(&["explain", &writer])?;
+    ensure!(explained.contains("paused since the host's disk is full"), "{explained}");
+    ensure!(writing.0.try_wait()?.is_none(), "it has written to a full disk");
+    goes_on("beside one that is paused")?;
     fs::remove_file(state.join("filler"))?;
     batch.site.ok(&add).context("once there is room again")?;
     goes_on("after the disk was full")?;
+    let wrote = wait_for("what was to be written", || Ok(writing.0.try_wait()?))?;
+    ensure!(wrote.success() && qemu_of(batch, &writer)? == its_vm, "the writer did not go on: {wrote}");
+    wait_for("a writer that is healthy again", || Ok((healthy(batch, "writer")? == [writer.clone()]).then_some(())))?;
+    let sums = batch.site.ok(&[
+        "exec",
+        "writer",
+        "--",
+        "sh",
+        "-c",
+        "cd /data && md5sum -c sums && echo 3 > /proc/sys/vm/drop_caches && md5sum -c sums",
+    ]);
+    ensure!(sums?.matches("noise: OK").count() == 2, "what was written is not what is read");
+    batch.site.ok(&["destroy", "writer", "--yes"])?;
 
     // Read-only at the next start, and not any more.
     end_service(batch)?;
