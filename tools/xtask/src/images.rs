@@ -120,6 +120,33 @@ pub fn busybox(cache: &Path, folder: &Path) -> Result<String> {
 /// # Errors
 /// When the packages cannot be had or the folder not be written.
 pub fn nginx(cache: &Path, folder: &Path, certificate: &Certificate) -> Result<PathBuf> {
+    let packages = nginx_packages(cache)?;
+    let mut site = LayerBuilder::new();
+    site.file("etc/nginx/nginx.conf", NGINX_CONF);
+    site.file("etc/nginx/cert.pem", certificate.pem.as_str());
+    site.file("etc/nginx/key.pem", certificate.key_pem.as_str()).mode(0o600);
+    site.file("srv/index.html", format!("{SHOP_PAGE}\n"));
+    add_image(folder, "1", &[packages.to_tar(), site.to_tar()], Compression::Gzip, &nginx_config())?;
+    Ok(folder.to_owned())
+}
+
+/// Packs nginx from Debian packages, which serves `/data` on port 8080, into a layout in `folder`, with busybox to write
+/// there; gives `oci:folder:1`.
+///
+/// # Errors
+/// When the packages cannot be had or the folder not be written.
+pub fn nginx_of_files(cache: &Path, folder: &Path) -> Result<String> {
+    let packages = nginx_packages(cache)?;
+    let mut site = LayerBuilder::new();
+    site.file("etc/nginx/nginx.conf", NGINX_FILES_CONF);
+    let busybox = debian::unpacked(&cache.join("busybox-static"), &["busybox-static"])?;
+    site.file("bin/busybox", fs::read(busybox.join("bin/busybox"))?).mode(0o755);
+    add_image(folder, "1", &[packages.to_tar(), site.to_tar()], Compression::Gzip, &nginx_config())?;
+    Ok(format!("oci:{}:1", folder.display()))
+}
+
+/// Debian's nginx with the users and folders it wants.
+fn nginx_packages(cache: &Path) -> Result<LayerBuilder> {
     let unpacked = debian::unpacked(&cache.join("nginx"), &NGINX_PACKAGES)?;
     let mut packages = LayerBuilder::new();
     for part in ["etc", "lib", "lib64", "usr/lib", "usr/sbin", "usr/share/nginx"] {
@@ -128,24 +155,21 @@ pub fn nginx(cache: &Path, folder: &Path, certificate: &Certificate) -> Result<P
             packages.tree(&from, part)?;
         }
     }
-    let mut site = LayerBuilder::new();
-    site.file("etc/passwd", "root:x:0:0:root:/:/bin/sh\nwww-data:x:33:33:www-data:/var/www:/bin/sh\n");
-    site.file("etc/group", "root:x:0:\nwww-data:x:33:\n");
-    site.file("etc/nginx/nginx.conf", NGINX_CONF);
-    site.file("etc/nginx/cert.pem", certificate.pem.as_str());
-    site.file("etc/nginx/key.pem", certificate.key_pem.as_str()).mode(0o600);
-    site.file("srv/index.html", format!("{SHOP_PAGE}\n"));
+    packages.file("etc/passwd", "root:x:0:0:root:/:/bin/sh\nwww-data:x:33:33:www-data:/var/www:/bin/sh\n");
+    packages.file("etc/group", "root:x:0:\nwww-data:x:33:\n");
     for made in ["var/lib/nginx", "var/log/nginx", "run", "tmp"] {
-        site.folder(made);
+        packages.folder(made);
     }
-    let config = ImageConfig {
+    Ok(packages)
+}
+
+fn nginx_config() -> ImageConfig {
+    ImageConfig {
         entrypoint: vec!["/usr/sbin/nginx".to_owned()],
         cmd: ["-g", "daemon off;"].map(str::to_owned).to_vec(),
         stop_signal: Some("SIGQUIT".to_owned()),
         ..ImageConfig::default()
-    };
-    add_image(folder, "1", &[packages.to_tar(), site.to_tar()], Compression::Gzip, &config)?;
-    Ok(folder.to_owned())
+    }
 }
 
 /// Packages of Debian's Redis and of the libraries it loads; busybox for looking around.
@@ -298,6 +322,20 @@ http {
         ssl_certificate /etc/nginx/cert.pem;
         ssl_certificate_key /etc/nginx/key.pem;
         root /srv;
+    }
+}
+";
+
+const NGINX_FILES_CONF: &str = "user www-data;
+worker_processes 1;
+pid /run/nginx.pid;
+error_log stderr notice;
+events { worker_connections 512; }
+http {
+    access_log off;
+    server {
+        listen [::]:8080 ipv6only=off;
+        root /data;
     }
 }
 ";

@@ -1,4 +1,5 @@
-//! Databases of Debian packages on volumes: what they acknowledged is there after everything that befalls them.
+//! Databases of Debian packages on volumes, and nginx with files: what was acknowledged is there after everything that befalls
+//! them.
 
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -16,7 +17,7 @@ use crate::workspace::cache;
 #[derive(Debug, Args)]
 pub struct Options {
     /// The databases
-    #[arg(value_enum, default_values_t = [Which::Redis, Which::Postgresql])]
+    #[arg(value_enum, default_values_t = [Which::Redis, Which::Postgresql, Which::Nginx])]
     databases: Vec<Which>,
     /// Rounds of restart, rollout, kill, snapshot, backup and restore
     #[arg(long, default_value_t = 1)]
@@ -33,6 +34,8 @@ enum Which {
     Redis,
     /// Debian's PostgreSQL 15
     Postgresql,
+    /// Debian's nginx, which serves files of a volume
+    Nginx,
 }
 
 /// Longest wait for an instance to serve again: PostgreSQL makes its first files in a minute under translation.
@@ -67,6 +70,7 @@ impl Database<'_> {
         match self.which {
             Which::Redis => "redis",
             Which::Postgresql => "postgresql",
+            Which::Nginx => "nginx",
         }
     }
 
@@ -76,18 +80,20 @@ impl Database<'_> {
             (true, _) => Ok(format!("oci:{}:1", folder.display())),
             (false, Which::Redis) => images::redis(&cache(), &folder),
             (false, Which::Postgresql) => images::postgresql(&cache(), &folder),
+            (false, Which::Nginx) => images::nginx_of_files(&cache(), &folder),
         }
     }
 
     fn deploy(&self, app: &str, note: &str) -> Result<()> {
-        let (port, memory) = match self.which {
-            Which::Redis => (6379, "96MiB"),
-            Which::Postgresql => (5432, "256MiB"),
+        let (port, memory, stop) = match self.which {
+            Which::Redis => (6379, "96MiB", "SIGTERM"),
+            Which::Postgresql => (5432, "256MiB", "SIGINT"),
+            Which::Nginx => (8080, "96MiB", "SIGQUIT"),
         };
         let manifest = format!(
             "schema = 1\napp = {app:?}\n\n[process.db]\nmemory = {memory:?}\nmounts = {{ data = \"/data\" }}\n\n\
              [process.db.health]\ntcp = {{ port = {port} }}\ninterval = \"1s\"\nstartup = \"540s\"\n\n[process.db.stop]\n\
-             grace = \"30s\"\ndrain = \"0s\"\nsignal = \"SIGINT\"\n\n[volume.data]\nsize = \"512MiB\"\n\n[config]\nNOTE = {note:?}\n"
+             grace = \"30s\"\ndrain = \"0s\"\nsignal = {stop:?}\n\n[volume.data]\nsize = \"512MiB\"\n\n[config]\nNOTE = {note:?}\n"
         );
         let manifest = self.holm.site.manifest(app, &manifest)?;
         self.holm.site.ok(&["deploy", &self.image()?, "-f", &manifest]).map(drop)
@@ -107,6 +113,7 @@ impl Database<'_> {
                 "ON_ERROR_STOP=1",
                 "-qAtc",
             ],
+            Which::Nginx => &["/bin/busybox", "sh", "-euc"],
         };
         let line: Vec<&str> = ["exec", app, "--"].iter().chain(program).chain(words).copied().collect();
         let ran = self.holm.site.run(&line)?;
@@ -118,6 +125,12 @@ impl Database<'_> {
     fn write(&self, count: u32) -> Result<u32> {
         let count = count.to_string();
         let rows = format!("insert into kept (word) select md5(i::text) from generate_series(1, {count}) i");
+        // Written as a new file and put in its place, on disk before it counts.
+        let lines = format!(
+            "cd /data; b=/bin/busybox; $b touch kept; $b cp kept next; i=0
+             while [ $i -lt {count} ]; do echo \"line $i\"; i=$((i+1)); done >> next
+             $b sync; $b mv next kept; $b sync"
+        );
         let push = format!("for i = 1, {count} do redis.call('rpush', 'kept', i) end");
         match self.which {
             Which::Redis => {
@@ -129,6 +142,7 @@ impl Database<'_> {
                     self.ask("keeper", &[line])?.context("it does not take what is written")?;
                 }
             }
+            Which::Nginx => drop(self.ask("keeper", &[&lines])?.context("it does not take what is written")?),
         }
         self.count("keeper")
     }
@@ -139,6 +153,10 @@ impl Database<'_> {
             Which::Redis => &["llen", "kept"],
             // Reads every row, so that a page that is torn is seen.
             Which::Postgresql => &["select count(word) from kept where length(word) = 32"],
+            // Through nginx, every line of it.
+            Which::Nginx => {
+                &["/bin/busybox wget -q -O - http://127.0.0.1:8080/kept | /bin/busybox grep -c '^line [0-9]*$'"]
+            }
         };
         let deadline = Instant::now() + PATIENCE;
         while Instant::now() < deadline {
